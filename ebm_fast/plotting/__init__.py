@@ -1,0 +1,9 @@
+"""Pictures of samples, chains, densities and training curves, each a matplotlib Figure without pyplot state."""
+
+from __future__ import annotations
+
+from .curves import training_curves
+from .density import density_2d
+from .images import chains_over_time, grids_side_by_side, sample_grid
+
+__all__ = ["chains_over_time", "density_2d", "grids_side_by_side", "sample_grid", "training_curves"]
