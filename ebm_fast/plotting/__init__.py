@@ -1,4 +1,4 @@
-"""Pictures of samples, chains, densities and training curves, each a matplotlib Figure without pyplot state."""
+"""Pictures of samples, chains, densities and training curves, as matplotlib Figures without pyplot state."""
 
 from __future__ import annotations
 

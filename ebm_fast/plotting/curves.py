@@ -18,14 +18,15 @@ _PANELS: tuple[tuple[str, dict[str, str]], ...] = (
 
 
 def training_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Energies of data and samples, their gap, and the mean ‖∇ₓE‖ along the sampling chains, over the iterations.
+    """Energies of data and samples, their gap, and the mean ‖∇ₓE‖ along the chains, over the iterations.
 
-    Three panels over one axis. Thin lines are the logged values, thick ones their running mean over a twentieth
-    of the run. The last panel is where a diverging or a dying sampler shows first (thesis, sec. 3.2.2 and
-    Fig. 3.2); it turns logarithmic when its values span more than a factor of 30.
+    Three panels over one axis. Thin lines are the logged values, thick ones their running mean over a
+    twentieth of the run. The last panel is where a diverging or a dying sampler shows first (thesis, sec.
+    3.2.2 and Fig. 3.2); it turns logarithmic when its values span more than a factor of 30.
 
     Args:
-        rows: the log; each row holds ``iteration``, ``energy_data``, ``energy_samples``, ``gap``, ``grad_norm``.
+        rows: the log; each row holds ``iteration``, ``energy_data``, ``energy_samples``, ``gap``,
+            ``grad_norm``.
 
     Raises:
         ValueError: there are no rows, or a row lacks one of these columns.

@@ -56,18 +56,23 @@ def density_2d(
     if values.shape != (len(points),):
         raise ValueError(f"energy: expected values of shape ({len(points)},), got {tuple(values.shape)}")
     cell_area = (x_high - x_low) * (y_high - y_low) / resolution**2
-    density = torch.softmax(-values.double().cpu() / temperature, 0).reshape(resolution, resolution) / cell_area
+    probability = torch.softmax(-values.double().cpu() / temperature, 0).reshape(resolution, resolution)
 
     figure = Figure(figsize=(6.4, 5.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(
-        density.numpy(), origin="lower", extent=(x_low, x_high, y_low, y_high), cmap="Blues", aspect="auto"
+        (probability / cell_area).numpy(),
+        origin="lower",
+        extent=(x_low, x_high, y_low, y_high),
+        cmap="Blues",
+        aspect="auto",
     )
     figure.colorbar(image, ax=axes, label="density within the window")
     if samples is not None:
         dots = samples.detach().double().cpu().numpy()
         size = min(12.0, max(2.0, 4000.0 / max(len(dots), 1)))
-        axes.scatter(*dots.T, s=size, color="#d1495b", alpha=0.6, linewidths=0, label=f"{len(dots):,} samples")
+        label = f"{len(dots):,} samples"
+        axes.scatter(dots[:, 0], dots[:, 1], s=size, color="#d1495b", alpha=0.6, linewidths=0, label=label)
         axes.legend(frameon=True, loc="upper right", markerscale=2.0)
     axes.set(xlim=(x_low, x_high), ylim=(y_low, y_high), xlabel="$x_1$", ylabel="$x_2$")
     if title:

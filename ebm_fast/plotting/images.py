@@ -77,7 +77,7 @@ def chains_over_time(
     value_range: tuple[float, float] = (-1.0, 1.0),
     title: str | None = None,
 ) -> Figure:
-    """One row per chain, one column per recorded step, from the initial state on the left to the last on the right.
+    """One row per chain and one column per recorded step, the initial state on the left.
 
     Args:
         frames: (T, n, 1, H, W) or (T, n, 3, H, W), the state of n chains at T moments.
@@ -102,7 +102,10 @@ def chains_over_time(
     axes = figure.add_subplot()
     _show(axes, grid, title)
     axes.set_xticks(gap + (width + gap) * np.arange(num_frames) + (width - 1) / 2, [f"{s:,}" for s in steps])
-    axes.set_yticks(gap + (height + gap) * np.arange(num_chains) + (height - 1) / 2, range(1, num_chains + 1))
+    axes.set_yticks(
+        gap + (height + gap) * np.arange(num_chains) + (height - 1) / 2,
+        [str(i + 1) for i in range(num_chains)],
+    )
     axes.tick_params(length=0)
     axes.set_xlabel("sampling step")
     axes.set_ylabel("chain")

@@ -38,7 +38,8 @@ def test_mosaic_places_every_image_in_reading_order():
     for i in range(5):
         tile = grid[(i // 3) * 5 + 1 :, (i % 3) * 5 + 1 :][:4, :4]
         np.testing.assert_allclose(tile, i / 4, atol=1e-6)
-    assert (grid[::5] == 1).all() and (grid[:, ::5] == 1).all()
+    assert (grid[::5] == 1).all()
+    assert (grid[:, ::5] == 1).all()
     assert (grid[6:10, 11:15] == 1).all()
 
 
