@@ -1,0 +1,96 @@
+// Python bindings: raw pointers, sizes, a thread count or a stream. No logic; validation is Python's.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#if defined(__linux__)
+#include <sys/uio.h>
+#include <unistd.h>
+#include <cerrno>
+#endif
+
+#include "cpu/launch.h"
+#include "cpu/parallel.h"
+#ifdef EBM_FAST_WITH_CUDA
+#include "cuda/launch.h"
+#endif
+
+namespace py = pybind11;
+using namespace ebm_fast;
+
+namespace {
+
+using Pointer = uintptr_t;      // tensor.data_ptr(), 0 for none
+template <class T> T* at(Pointer p) { return reinterpret_cast<T*>(p); }
+
+// The arguments of each op up to its params struct are the same on every device; `where` is threads or (stream).
+NoiseParams noise_params(Pointer out, int64_t chains, int64_t dim, int dtype, int kind, uint64_t seed, uint64_t step,
+                         uint32_t purpose, uint32_t chain_offset, Pointer rng) {
+    return {{seed, step, purpose, chain_offset, at<const int64_t>(rng)}, chains, dim, static_cast<DType>(dtype),
+            static_cast<NoiseKind>(kind), at<void>(out)};
+}
+
+LangevinParams langevin_params(Pointer x, Pointer grad, Pointer velocity, int64_t chains, int64_t dim, int dtype, double step_size,
+                               double noise_std, Pointer step_size_at, int64_t step_size_stride, Pointer noise_std_at,
+                               int64_t noise_std_stride, Pointer grad_scale, Pointer active, double momentum,
+                               double prior_precision, double grad_clip, double step_lo, double step_hi, double noise_lo,
+                               double noise_hi, uint64_t seed, uint64_t step, uint32_t purpose, uint32_t chain_offset,
+                               Pointer rng) {
+    LangevinParams p{};
+    p.stream = {seed, step, purpose, chain_offset, at<const int64_t>(rng)};
+    p.chains = chains, p.dim = dim, p.dtype = static_cast<DType>(dtype);
+    p.x = at<void>(x), p.grad = at<const void>(grad), p.velocity = at<void>(velocity);
+    p.step_size = step_size, p.noise_std = noise_std;
+    p.step_size_at = at<const void>(step_size_at), p.step_size_stride = step_size_stride;
+    p.noise_std_at = at<const void>(noise_std_at), p.noise_std_stride = noise_std_stride;
+    p.grad_scale = at<const void>(grad_scale), p.active = at<const uint8_t>(active);
+    p.momentum = momentum, p.prior_precision = prior_precision, p.grad_clip = grad_clip;
+    p.step_lo = step_lo, p.step_hi = step_hi, p.noise_lo = noise_lo, p.noise_hi = noise_hi;
+    return p;
+}
+
+NormParams norm_params(Pointer x, Pointer out, int64_t chains, int64_t dim, int dtype) {
+    return {chains, dim, static_cast<DType>(dtype), at<const void>(x), at<void>(out)};
+}
+
+// Whether both ends of a buffer can be written: the kernel copies a byte onto itself and reports EFAULT where a store of ours
+// would end the process. Where it cannot tell (no such call, or not permitted), the answer is yes.
+bool is_writable(Pointer p, int64_t bytes) {
+#if defined(__linux__)
+    for (const Pointer end : {p, p + static_cast<Pointer>(bytes > 0 ? bytes - 1 : 0)}) {
+        iovec byte{at<void>(end), 1};
+        if (p && process_vm_readv(getpid(), &byte, 1, &byte, 1, 0) < 0 && errno == EFAULT) return false;
+    }
+#endif
+    return true;
+}
+
+// Binds `make` (arguments -> params) followed by one more argument, `run`'s second.
+template <class Params, class Where, class... Args>
+void bind(py::module_& m, const char* name, Params (*make)(Args...), void (*run)(const Params&, Where)) {
+    m.def(name, [make, run](Args... args, Where where) {
+        const Params params = make(args...);
+        py::gil_scoped_release release;
+        run(params, where);
+    });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+    bind(m, "noise_cpu", noise_params, noise_cpu);
+    bind(m, "langevin_cpu", langevin_params, langevin_cpu);
+    bind(m, "norm_cpu", norm_params, norm_cpu);
+    m.def("available_isas", available_isas);
+    m.def("current_isa", current_isa);
+    m.def("force_isa", force_isa);
+    m.def("thread_runtime", thread_runtime);
+    m.def("is_writable", is_writable);
+#ifdef EBM_FAST_WITH_CUDA
+    bind(m, "noise_cuda", noise_params, noise_cuda);
+    bind(m, "langevin_cuda", langevin_params, langevin_cuda);
+    bind(m, "norm_cuda", norm_params, norm_cuda);
+    m.attr("cuda_architectures") = EBM_FAST_CUDA_ARCHS;
+#else
+    m.attr("cuda_architectures") = "";
+#endif
+}

@@ -1,0 +1,40 @@
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3").
+//
+// Counter = (block, chain, step, tag): block of four elements in the chain's event, global chain index, low 32 bits
+// of the step, and purpose | (bits 32..55 of the step) << 8. Key = the 64-bit seed.
+//
+// W is a bundle of 32-bit words: uint32_t in a CUDA thread, `Words` (lanes.h) on the CPU. It needs
+// `mulhilo(W a, uint32_t m, W& hi, W& lo)` and `xor3(W, W, uint32_t)`.
+#pragma once
+#include "value.h"
+
+EBM_FAST_CORE_BEGIN
+
+template <class W>
+HD inline void philox4x32_10(W (&c)[4], uint32_t k0, uint32_t k1) {
+    EBM_FAST_UNROLL
+    for (int round = 0; round < 10; ++round) {
+        W hi0, lo0, hi1, lo1;
+        mulhilo(c[0], 0xD2511F53u, hi0, lo0);
+        mulhilo(c[2], 0xCD9E8D57u, hi1, lo1);
+        c[0] = xor3(hi1, c[1], k0);
+        c[2] = xor3(hi0, c[3], k1);
+        c[1] = lo1;
+        c[3] = lo0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}
+
+struct Counter {              // what all blocks of one call share
+    uint32_t key0, key1, step, tag, chain_offset;
+};
+
+HD inline Counter make_counter(const ebm_fast::Stream& s) {
+    const uint64_t seed = s.rng ? static_cast<uint64_t>(s.rng[0]) : s.seed;
+    const uint64_t step = s.rng ? static_cast<uint64_t>(s.rng[1]) + s.step : s.step;
+    return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), static_cast<uint32_t>(step),
+            s.purpose | static_cast<uint32_t>((step >> 32) & 0xFFFFFFu) << 8, s.chain_offset};
+}
+
+EBM_FAST_CORE_END

@@ -1,0 +1,27 @@
+// The value types of a CUDA thread; the operations are those of lanes.h.
+#pragma once
+#include <cstring>
+#include "macros.h"
+
+EBM_FAST_CORE_BEGIN
+
+template <class V, class S> HD inline V broadcast(S a) { return static_cast<V>(a); }
+HD inline int32_t to_signed(uint32_t a) { return static_cast<int32_t>(a); }
+HD inline float to_float(int32_t a) { return static_cast<float>(a); }
+HD inline float to_float(uint32_t a) { return static_cast<float>(a); }
+HD inline int32_t float_to_bits(float a) { int32_t b; memcpy(&b, &a, 4); return b; }
+HD inline float bits_to_float(int32_t a) { float b; memcpy(&b, &a, 4); return b; }
+HD inline float flip_sign(float a, int32_t sign_bit) { return bits_to_float(float_to_bits(a) ^ sign_bit); }
+HD inline float select(bool mask, float a, float b) { return mask ? a : b; }
+HD inline float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
+HD inline double fma(double a, double b, double c) { return ::fma(a, b, c); }
+HD inline float sqrt(float a) { return ::sqrtf(a); }
+
+HD inline void mulhilo(uint32_t a, uint32_t m, uint32_t& hi, uint32_t& lo) {
+    const uint64_t product = static_cast<uint64_t>(a) * m;
+    hi = static_cast<uint32_t>(product >> 32);
+    lo = static_cast<uint32_t>(product);
+}
+HD inline uint32_t xor3(uint32_t a, uint32_t b, uint32_t k) { return a ^ b ^ k; }
+
+EBM_FAST_CORE_END

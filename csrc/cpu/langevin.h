@@ -1,0 +1,117 @@
+// The Langevin op over a range of blocks: a tile of noise in L1, then one pass over the tile's elements.
+#pragma once
+#include "../core/langevin.h"
+#include "noise.h"
+
+EBM_FAST_CORE_BEGIN
+
+// Coefficients that differ from chain to chain, spread over the elements of a tile.
+template <class S>
+struct SpreadCoefficients {
+    S step_size[4 * TILE_BLOCKS + W], noise_std[4 * TILE_BLOCKS + W], grad_scale[4 * TILE_BLOCKS + W];
+    uint8_t active[4 * TILE_BLOCKS + W];
+
+    void fill(const LangevinParams& p, int64_t from, int64_t count) {
+        const S* steps = static_cast<const S*>(p.step_size_at);
+        const S* noises = static_cast<const S*>(p.noise_std_at);
+        const S* scales = static_cast<const S*>(p.grad_scale);
+        int64_t chain = from / p.dim, next = (chain + 1) * p.dim - from;
+        for (int64_t i = 0; i < count; ++chain, next += p.dim) {
+            const S step = steps ? steps[chain * p.step_size_stride] : static_cast<S>(p.step_size);
+            const S noise = noises ? noises[chain * p.noise_std_stride] : static_cast<S>(p.noise_std);
+            const S scale = scales ? scales[chain] : S(1);
+            const uint8_t live = p.active ? p.active[chain] : 1;
+            for (const int64_t stop = next < count ? next : count; i < stop; ++i) {
+                step_size[i] = step, noise_std[i] = noise, grad_scale[i] = scale, active[i] = live;
+            }
+        }
+    }
+};
+
+template <class T>
+struct LangevinTile {
+    using V = typename Storage<T>::Vector;
+    using S = typename Storage<T>::Scalar;
+    const LangevinParams& p;
+    LangevinCoefficients<V> c;
+
+    explicit LangevinTile(const LangevinParams& params) : p(params) {
+        c = {broadcast<V>(p.step_size), broadcast<V>(p.noise_std), broadcast<V>(1), broadcast<V>(p.momentum),
+             broadcast<V>(p.prior_precision), broadcast<V>(p.grad_clip), broadcast<V>(p.step_lo), broadcast<V>(p.step_hi),
+             broadcast<V>(p.noise_lo), broadcast<V>(p.noise_hi)};
+    }
+
+    // W elements at `from`, of which `count` exist
+    template <bool PART, bool SPREAD, bool NOISE>
+    void update(int64_t from, int64_t count, const float* noise, const SpreadCoefficients<S>* spread, int64_t i) {
+        T* x = static_cast<T*>(p.x) + from;
+        const T* grad = p.grad ? static_cast<const T*>(p.grad) + from : nullptr;
+        T* velocity = p.velocity ? static_cast<T*>(p.velocity) + from : nullptr;
+        const auto get = [count](const T* at) { return PART ? load_part(at, count) : load(at); };
+        const auto put = [count](T* at, V a) { PART ? store_part(at, a, count) : store(at, a); };
+        if constexpr (SPREAD) {
+            c.step_size = load(spread->step_size + i);
+            c.noise_std = load(spread->noise_std + i);
+            c.grad_scale = load(spread->grad_scale + i);
+        }
+        const V z = NOISE ? __builtin_convertvector(load(noise + i), V) : V{};
+        const V old = get(x);
+        V next, speed{};
+        if (!grad) {
+            next = langevin_noise(old, z, c);
+        } else if (velocity) {
+            speed = get(velocity);
+            const V before = speed;
+            next = langevin_update_heavy_ball(old, get(grad), z, speed, c);
+            if constexpr (SPREAD) keep(spread->active + i, speed, before);
+        } else {
+            next = langevin_update(old, get(grad), z, c);
+        }
+        if constexpr (SPREAD) keep(spread->active + i, next, old);
+        put(x, next);
+        if (velocity && grad) put(velocity, speed);
+    }
+
+    static void keep(const uint8_t* active, V& next, const V& old) {
+        for (int k = 0; k < W; ++k) next[k] = active[k] ? next[k] : old[k];
+    }
+
+    template <bool SPREAD, bool NOISE>
+    void run(int64_t from, int64_t count, const float* noise, const SpreadCoefficients<S>* spread) {
+        int64_t i = 0;
+        for (; i + W <= count; i += W) update<false, SPREAD, NOISE>(from + i, W, noise, spread, i);
+        if (i < count) update<true, SPREAD, NOISE>(from + i, count - i, noise, spread, i);
+    }
+};
+
+template <class T>
+inline void langevin_tiles(const LangevinParams& p, int64_t begin, int64_t end) {
+    alignas(64) float noise[4 * (TILE_BLOCKS + W)] = {};
+    SpreadCoefficients<typename Storage<T>::Scalar> spread;
+    const bool per_chain = p.step_size_at || p.noise_std_at || p.grad_scale || p.active;
+    const bool noisy = p.noise_std != 0.0 || p.noise_std_at;
+    const Counter key = make_counter(p.stream);
+    LangevinTile<T> tile(p);
+    for (int64_t at = begin; at < end; at += TILE_BLOCKS) {
+        const int64_t stop = at + TILE_BLOCKS < end ? at + TILE_BLOCKS : end;
+        const int64_t from = first_element(at, p.dim), count = first_element(stop, p.dim) - from;
+        if (noisy) fill_tile<NormalOf>(key, p.dim, at, stop, noise);
+        if (per_chain) spread.fill(p, from, count);
+        if (per_chain) noisy ? tile.template run<true, true>(from, count, noise, &spread)
+                             : tile.template run<true, false>(from, count, noise, &spread);
+        else noisy ? tile.template run<false, true>(from, count, noise, nullptr)
+                   : tile.template run<false, false>(from, count, noise, nullptr);
+    }
+}
+
+inline void langevin_range(const LangevinParams& p, int64_t begin, int64_t end) {
+    switch (p.dtype) {
+        case DType::float32: return langevin_tiles<float>(p, begin, end);
+        case DType::float64: return langevin_tiles<double>(p, begin, end);
+        case DType::bfloat16: return langevin_tiles<BFloat16>(p, begin, end);
+        case DType::float16: return langevin_tiles<Half>(p, begin, end);
+        case DType::int32: return;
+    }
+}
+
+EBM_FAST_CORE_END

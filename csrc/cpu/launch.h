@@ -1,0 +1,17 @@
+// Runs an op on the CPU: the best instruction set of the machine (or the forced one), on `threads` threads.
+#pragma once
+#include <string>
+#include <vector>
+#include "../core/params.h"
+
+namespace ebm_fast {
+
+void noise_cpu(const NoiseParams& params, int threads);
+void langevin_cpu(const LangevinParams& params, int threads);
+void norm_cpu(const NormParams& params, int threads);
+
+std::vector<std::string> available_isas();     // best last
+std::string current_isa();
+void force_isa(const std::string& name);       // throws std::invalid_argument if this machine lacks it
+
+}  // namespace ebm_fast

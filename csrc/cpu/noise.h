@@ -1,0 +1,118 @@
+// Noise in tiles: the blocks of all chains form one sequence (chain 0 block 0, 1, ...; chain 1 block 0, ...); W of them
+// are drawn at once, and the elements that exist are packed as they lie in memory.
+#pragma once
+#include "../core/normal.h"
+#include "../core/philox.h"
+#include "storage.h"
+
+EBM_FAST_CORE_BEGIN
+
+constexpr int64_t TILE_BLOCKS = 256;                      // 1024 elements: 4 KiB of noise stay in L1
+
+inline int64_t blocks_per_chain(int64_t dim) { return (dim + 3) / 4; }
+
+// index in memory of the first element of a block of the sequence
+inline int64_t first_element(int64_t block, int64_t dim) {
+    const int64_t per_chain = blocks_per_chain(dim);
+    return block / per_chain * dim + block % per_chain * 4;
+}
+
+struct BitsOf {
+    static void make(const U (&w)[4], I (&out)[4]) { for (int k = 0; k < 4; ++k) out[k] = (I)w[k]; }
+};
+struct UniformOf {
+    static void make(const U (&w)[4], I (&out)[4]) {
+        for (int k = 0; k < 4; ++k) out[k] = (I)word_to_uniform<F, U>(w[k]);
+    }
+};
+struct RademacherOf {
+    static void make(const U (&w)[4], I (&out)[4]) {
+        for (int k = 0; k < 4; ++k) out[k] = (I)((w[k] & 0x80000000u) | 0x3F800000u);
+    }
+};
+struct NormalOf {
+    static void make(const U (&w)[4], I (&out)[4]) {
+        F z0, z1, z2, z3;
+        box_muller<F, I, U>(w[0], w[1], z0, z1);
+        box_muller<F, I, U>(w[2], w[3], z2, z3);
+        out[0] = (I)z0, out[1] = (I)z1, out[2] = (I)z2, out[3] = (I)z3;
+    }
+};
+
+// Fills `out` with the 32-bit values of blocks [begin, end) of the sequence; `out` needs room for a W * 4 surplus.
+template <class Kind>
+inline void fill_tile(const Counter& key, int64_t dim, int64_t begin, int64_t end, float* out) {
+    const int64_t per_chain = blocks_per_chain(dim);
+    uint32_t lane_chain[W], lane_block[W];
+    int64_t chain = begin / per_chain, block = begin % per_chain;
+    for (int i = 0; i < W; ++i) {
+        lane_chain[i] = static_cast<uint32_t>(chain) + key.chain_offset;
+        lane_block[i] = static_cast<uint32_t>(block);
+        if (++block == per_chain) block = 0, ++chain;
+    }
+    U chains, blocks;
+    std::memcpy(&chains, lane_chain, sizeof chains);
+    std::memcpy(&blocks, lane_block, sizeof blocks);
+    const uint32_t width = static_cast<uint32_t>(per_chain);
+    const uint32_t chain_stride = static_cast<uint32_t>(W / per_chain), block_stride = static_cast<uint32_t>(W % per_chain);
+    const bool whole = dim % 4 == 0;
+    for (int64_t at = begin; at < end; at += W) {
+        Words counter[4] = {to_words(blocks), to_words(chains), to_words(U{} + key.step), to_words(U{} + key.tag)};
+        philox4x32_10(counter, key.key0, key.key1);
+        const U words[4] = {to_lanes(counter[0]), to_lanes(counter[1]), to_lanes(counter[2]), to_lanes(counter[3])};
+        I values[4], packed[4];
+        Kind::make(words, values);
+        interleave4(values, packed);
+        if (whole) {
+            std::memcpy(out, packed, sizeof packed);
+            out += 4 * W;
+        } else {
+            const char* source = reinterpret_cast<const char*>(packed);
+            for (int i = 0; i < W; ++i) {
+                std::memcpy(out, source + 16 * i, 16);
+                const int64_t rest = dim - 4 * static_cast<int64_t>(blocks[i]);
+                out += rest < 4 ? rest : 4;
+            }
+        }
+        blocks += block_stride;
+        const U over = (U)(blocks >= width);
+        blocks -= over & width;
+        chains += chain_stride + (over & 1u);
+    }
+}
+
+template <class T>
+inline void store_noise(T* out, const float* tile, int64_t count) {
+    int64_t i = 0;
+    for (; i + W <= count; i += W) store(out + i, __builtin_convertvector(load(tile + i), typename Storage<T>::Vector));
+    if (i < count) store_part(out + i, __builtin_convertvector(load(tile + i), typename Storage<T>::Vector), count - i);
+}
+
+template <class Kind>
+inline void noise_tiles(const NoiseParams& p, const Counter& key, int64_t begin, int64_t end) {
+    alignas(64) float tile[4 * (TILE_BLOCKS + W)];
+    for (int64_t at = begin; at < end; at += TILE_BLOCKS) {
+        const int64_t stop = at + TILE_BLOCKS < end ? at + TILE_BLOCKS : end;
+        fill_tile<Kind>(key, p.dim, at, stop, tile);
+        const int64_t from = first_element(at, p.dim), count = first_element(stop, p.dim) - from;
+        switch (p.dtype) {
+            case DType::float32:
+            case DType::int32: std::memcpy(static_cast<float*>(p.out) + from, tile, static_cast<size_t>(count) * 4); break;
+            case DType::float64: store_noise(static_cast<double*>(p.out) + from, tile, count); break;
+            case DType::bfloat16: store_noise(static_cast<BFloat16*>(p.out) + from, tile, count); break;
+            case DType::float16: store_noise(static_cast<Half*>(p.out) + from, tile, count); break;
+        }
+    }
+}
+
+inline void noise_range(const NoiseParams& p, int64_t begin, int64_t end) {
+    const Counter key = make_counter(p.stream);
+    switch (p.kind) {
+        case NoiseKind::bits: return noise_tiles<BitsOf>(p, key, begin, end);
+        case NoiseKind::uniform: return noise_tiles<UniformOf>(p, key, begin, end);
+        case NoiseKind::normal: return noise_tiles<NormalOf>(p, key, begin, end);
+        case NoiseKind::rademacher: return noise_tiles<RademacherOf>(p, key, begin, end);
+    }
+}
+
+EBM_FAST_CORE_END

@@ -1,0 +1,35 @@
+// Euclidean norm of each chain's event. One chain is summed by one thread in one order: the result depends on nothing else.
+#pragma once
+#include "storage.h"
+
+EBM_FAST_CORE_BEGIN
+
+template <class T>
+inline void norm_rows(const NormParams& p, int64_t begin, int64_t end) {
+    for (int64_t chain = begin; chain < end; ++chain) {
+        const T* x = static_cast<const T*>(p.x) + chain * p.dim;
+        D sum{};
+        for (int64_t i = 0; i < p.dim; i += W) {
+            const int64_t left = p.dim - i;
+            const D a = __builtin_convertvector(left >= W ? load(x + i) : load_part(x + i, left), D);
+            sum += a * a;
+        }
+        double total = 0.0;
+        for (int k = 0; k < W; ++k) total += sum[k];
+        const double norm = __builtin_sqrt(total);
+        if (p.dtype == DType::float64) static_cast<double*>(p.out)[chain] = norm;
+        else static_cast<float*>(p.out)[chain] = static_cast<float>(norm);
+    }
+}
+
+inline void norm_range(const NormParams& p, int64_t begin, int64_t end) {
+    switch (p.dtype) {
+        case DType::float32: return norm_rows<float>(p, begin, end);
+        case DType::float64: return norm_rows<double>(p, begin, end);
+        case DType::bfloat16: return norm_rows<BFloat16>(p, begin, end);
+        case DType::float16: return norm_rows<Half>(p, begin, end);
+        case DType::int32: return;
+    }
+}
+
+EBM_FAST_CORE_END

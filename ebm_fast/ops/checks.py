@@ -1,0 +1,112 @@
+"""Checks of arguments shared by the ops. Each error names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_FLOAT_SET = frozenset(FLOATS)
+_NUMBERS = frozenset((int, float))
+
+
+def state(x: Any, name: str, *, dtypes: frozenset[torch.dtype] = _FLOAT_SET) -> None:
+    """x # (n, *event): a contiguous tensor of a known dtype that no gradient flows into."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor of shape (n, *event), got {type(x).__name__}")
+    if x.dtype not in dtypes:
+        known = ", ".join(str(d).removeprefix("torch.") for d in sorted(dtypes, key=str))
+        raise TypeError(f"{name} must have dtype {known}, got {str(x.dtype).removeprefix('torch.')}")
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have shape (n, *event) with n chains first, got a tensor without dimensions")
+    if not x.is_contiguous():
+        raise ValueError(
+            f"{name} must be contiguous, since it is read or written in memory order; got strides {tuple(x.stride())} for shape "
+            f"{tuple(x.shape)}: pass {name}.contiguous() (and copy the result back if {name} is a view)"
+        )
+    if x.requires_grad:
+        raise ValueError(f"{name} must not require grad; pass {name}.detach()")
+
+
+def like(t: Any, name: str, x: Tensor) -> None:
+    """t has x's shape, dtype and device, and is contiguous."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
+    if t.shape != x.shape or t.dtype is not x.dtype or t.device != x.device:
+        raise ValueError(
+            f"{name} must match x: shape {tuple(x.shape)}, {x.dtype}, on {x.device}; got {tuple(t.shape)}, {t.dtype}, on {t.device}"
+        )
+    if not t.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {tuple(t.stride())}; pass {name}.contiguous()")
+
+
+def number(value: Any, name: str, *, low: float = -math.inf, infinite: bool = False) -> float:
+    """A finite number of at least `low` (or +inf where allowed)."""
+    if type(value) not in _NUMBERS:
+        try:
+            value = value.item() if hasattr(value, "item") else float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
+        if isinstance(value, (bool, complex, str)):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+    if low <= value < math.inf or (infinite and value == math.inf):
+        return value
+    wanted = "a finite number" if low == -math.inf else f"finite and at least {low:g}"
+    raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def coefficient(value: Any, name: str, x: Tensor) -> tuple[float, Tensor | None]:
+    """A number, or a tensor of shape () or (n,): (number, None) or (0.0, tensor in the arithmetic's dtype on x's device)."""
+    if not isinstance(value, Tensor):
+        return number(value, name, low=0.0), None
+    if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != x.shape[0]):
+        raise ValueError(f"{name} must be a number or a tensor of shape () or ({x.shape[0]},), got {tuple(value.shape)}")
+    if value.dtype not in _FLOAT_SET:
+        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
+    if value.device != x.device and value.ndim == 1:
+        raise ValueError(f"{name} must be on {x.device} as x is, got {value.device}")
+    wanted = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return 0.0, value.detach().to(device=x.device, dtype=wanted).contiguous()
+
+
+def per_chain(t: Any, name: str, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    """t # (n,) on x's device."""
+    if not isinstance(t, Tensor) or t.shape != x.shape[:1] or t.dtype not in dtypes or t.device != x.device:
+        got = f"{tuple(t.shape)}, {t.dtype}, on {t.device}" if isinstance(t, Tensor) else type(t).__name__
+        known = " or ".join(str(d) for d in dtypes)
+        raise ValueError(f"{name} must be a tensor of shape ({x.shape[0]},), {known}, on {x.device}; got {got}")
+
+
+def bounds(pair: Any, name: str) -> tuple[float, float]:
+    """(lo, hi) with lo < hi; None inside the pair means no bound."""
+    try:
+        lo, hi = pair
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a pair (low, high), got {pair!r}") from None
+    lo, hi = -math.inf if lo is None else float(lo), math.inf if hi is None else float(hi)
+    if not lo < hi:
+        raise ValueError(f"{name} must be a pair (low, high) with low < high, got {pair!r}")
+    return lo, hi
+
+
+def counter(seed: Any, step: Any, chain_offset: Any, rng: Any, x: Tensor) -> None:
+    """The seed's and step's ranges, chain indices within 32 bits, and the device tensor that replaces them."""
+    if type(seed) is not int or type(step) is not int or type(chain_offset) is not int:
+        for value, name in ((seed, "seed"), (step, "step"), (chain_offset, "chain_offset")):
+            if type(value) is not int:
+                raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must fit in 64 bits, got {seed}")
+    if not 0 <= step < 2**56:
+        raise ValueError(f"step must be in [0, 2**56), got {step}")
+    if not 0 <= chain_offset <= 2**32 - x.shape[0]:
+        raise ValueError(f"chain_offset must be in [0, 2**32 - {x.shape[0]}], got {chain_offset}")
+    if x.shape[0] and x.numel() // x.shape[0] > 2**34:
+        raise ValueError(f"an event must have at most 2**34 elements, got shape {tuple(x.shape[1:])}")
+    if rng is not None and (
+        not isinstance(rng, Tensor) or rng.shape != (2,) or rng.dtype != torch.int64 or rng.device != x.device
+    ):
+        raise ValueError(f"rng must be an int64 tensor [seed, step] on {x.device}, got {rng!r}")

@@ -1,0 +1,132 @@
+"""The fused Langevin update: gradient step, clip, clamp and noise in one pass over memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checks
+from .backend import route
+from .library import define
+from .noise import fresh_seed, signed64
+from .norm import event_norm
+from .purposes import PURPOSES
+
+_INF = math.inf
+_TAG = PURPOSES["langevin"]
+
+
+def _impl(x: Tensor, *args: Any) -> None:
+    if x.numel():
+        route("langevin_step_", x, args[-1])(x, *args[:-1])
+
+
+_op = define(
+    "langevin_step_(Tensor(a!) x, Tensor? grad, Tensor(b!)? velocity, Tensor? step_size_at, Tensor? noise_std_at, "
+    "Tensor? grad_scale, Tensor? active, Tensor? rng, float step_size, float noise_std, float momentum, "
+    "float prior_precision, float grad_clip, float step_lo, float step_hi, float noise_lo, float noise_hi, int purpose, "
+    "int seed, int step, int chain_offset, str backend) -> ()",
+    _impl,
+    lambda *args: None,
+)
+
+
+def langevin_step_(
+    x: Tensor,  # (n, *event)
+    grad: Tensor | None,  # (n, *event)
+    *,
+    step_size: float | Tensor,  # () or (n,)
+    noise_std: float | Tensor | None = None,  # () or (n,)
+    temperature: float = 1.0,
+    clamp: tuple[float | None, float | None] | None = None,
+    clamp_after: str = "noise",
+    grad_clip: float | None = None,
+    grad_clip_norm: float | None = None,
+    prior_precision: float = 0.0,
+    velocity: Tensor | None = None,  # (n, *event)
+    momentum: float = 0.0,
+    active: Tensor | None = None,  # (n,)
+    seed: int | None = None,
+    step: int = 0,
+    chain_offset: int = 0,
+    rng: Tensor | None = None,  # (2,)
+    generator: torch.Generator | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """x <- clamp(clamp(x - s (clip(g) + p x)) + n z), with n = sqrt(2 s T) unless given; in place, one pass over memory.
+
+    With `velocity`: v <- m v - s (clip(g) + p x), x <- x + v + n z (heavy ball).
+
+    The order "noise first" of many EBM scripts (the gradient is taken at the noised point) is the same pass, shifted by half a
+    step: `grad=None` adds noise only, then every call takes a gradient step and adds the next step's noise, and
+    the last call has `noise_std=0`. `ebm_fast.langevin_(order="noise")` does so.
+
+    Args:
+        x: state (n, *event), float32, float64, bfloat16 or float16, contiguous; the arithmetic is float32 (float64 for float64).
+        grad: gradient of the energy, like x; None for a pass that only adds noise.
+        step_size: gradient step s >= 0; a tensor () or (n,) is read on the device and its values are not checked.
+        noise_std: noise n >= 0; None couples it to the step by the temperature; 0 draws no noise.
+        temperature: T >= 0 in n = sqrt(2 s T); ignored where noise_std is given.
+        clamp: (low, high), None for an open end.
+        clamp_after: "noise" (at the end), "step" (between step and noise) or "both".
+        grad_clip: elementwise bound c: g <- min(max(g, -c), c).
+        grad_clip_norm: bound on each chain's gradient norm: g <- g min(1, c / |g|).
+        prior_precision: p of an added prior energy p |x|^2 / 2 (not clipped).
+        velocity, momentum: state v, like x and updated in place, and factor m of the heavy ball.
+        active: (n,) bool or uint8; chains with 0 are left alone.
+        seed, step, chain_offset, rng, generator: the noise's counter, see `normal_`.
+        backend: see `ebm_fast.use_backend`.
+
+    Returns:
+        x.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind, shape or range; x is then unchanged.
+
+    Source: the unadjusted Langevin algorithm; its EBM forms in Du and Mordatch 2019, Nijkamp et al. 2019, Grathwohl et al. 2020.
+    """
+    checks.state(x, "x")
+    if grad is not None:
+        checks.like(grad, "grad", x)
+    s, s_at = checks.coefficient(step_size, "step_size", x)
+    if noise_std is None:
+        T = checks.number(temperature, "temperature", low=0.0)
+        n, n_at = (math.sqrt(2.0 * s * T), None) if s_at is None else (0.0, (s_at * (2.0 * T)).sqrt())
+    else:
+        n, n_at = checks.coefficient(noise_std, "noise_std", x)
+    step_lo, step_hi, noise_lo, noise_hi = -_INF, _INF, -_INF, _INF
+    if clamp is not None:
+        lo, hi = checks.bounds(clamp, "clamp")
+        if clamp_after not in ("noise", "step", "both"):
+            raise ValueError(f"clamp_after must be 'noise', 'step' or 'both', got {clamp_after!r}")
+        if clamp_after != "noise":
+            step_lo, step_hi = lo, hi
+        if clamp_after != "step":
+            noise_lo, noise_hi = lo, hi
+    c = _INF if grad_clip is None else checks.number(grad_clip, "grad_clip", low=0.0, infinite=True)
+    p = checks.number(prior_precision, "prior_precision")
+    m = checks.number(momentum, "momentum")
+    if velocity is not None:
+        checks.state(velocity, "velocity")
+        checks.like(velocity, "velocity", x)
+    elif m:
+        raise ValueError(f"momentum={m} needs velocity, a tensor like x that carries it from call to call")
+    if active is not None:
+        checks.per_chain(active, "active", x, (torch.bool, torch.uint8))
+    if seed is None:
+        noisy = n_at is not None or n != 0.0
+        seed = fresh_seed(generator) if noisy and rng is None else 0
+    checks.counter(seed, step, chain_offset, rng, x)
+    scale = None
+    if grad_clip_norm is not None:
+        bound = checks.number(grad_clip_norm, "grad_clip_norm", low=0.0)
+        if grad_clip is not None:
+            raise ValueError("give grad_clip (elementwise) or grad_clip_norm (per chain), not both")
+        if grad is not None:
+            scale = (bound / event_norm(grad, backend=backend)).clamp_(max=1.0)
+    _op(x, grad, velocity, s_at, n_at, scale, active, rng, s, n, m, p, c, step_lo, step_hi, noise_lo, noise_hi, _TAG,
+        signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
+    return x

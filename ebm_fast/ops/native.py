@@ -1,0 +1,105 @@
+"""The compiled backends `cpu` and `cuda`: the flat signature of each op, turned into pointers and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .backend import native
+
+_C: Any = native()
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int32: 4}
+WORD = 2**64 - 1
+
+
+def address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def refuse_overlap(x: Tensor, name: str, other: Tensor | None, other_name: str) -> None:
+    """Two tensors may be one and the same memory or have none in common; anything between has no defined result."""
+    if other is None:
+        return
+    apart = x.data_ptr() - other.data_ptr()
+    if apart and -x.nbytes < apart < other.nbytes:
+        raise ValueError(f"{other_name} overlaps {name} in memory in part; pass {other_name}.clone()")
+
+
+def refuse_read_only(x: Tensor, name: str) -> None:
+    # Memory of torch's own is writable; only foreign memory (NumPy, mmap, buffers), which cannot be resized, is worth a system call.
+    if not x.untyped_storage().resizable() and not _C.is_writable(x.data_ptr(), x.nbytes):
+        raise ValueError(f"{name} lies in read-only memory (a read-only memory map?); pass {name}.clone()")
+
+
+def _on_cpu(function: Callable[..., None], *args: Any) -> None:
+    function(*args, torch.get_num_threads())
+
+
+def _on_cuda(device: torch.device, function: Callable[..., None], *args: Any) -> None:
+    with torch.cuda.device(device):
+        function(*args, torch.cuda.current_stream(device).cuda_stream)
+
+
+def _shape(x: Tensor) -> tuple[int, int]:
+    chains = x.shape[0]
+    return chains, x.numel() // chains
+
+
+def _noise_args(out: Tensor, rng: Tensor | None, kind: int, purpose: int, seed: int, step: int, chain_offset: int) -> tuple:
+    refuse_overlap(out, "out", rng, "rng")
+    return (out.data_ptr(), *_shape(out), DTYPES[out.dtype], kind, seed & WORD, step & WORD, purpose, chain_offset, address(rng))
+
+
+def noise_cpu(out: Tensor, *args: Any) -> None:
+    refuse_read_only(out, "out")
+    _on_cpu(_C.noise_cpu, *_noise_args(out, *args))
+
+
+def noise_cuda(out: Tensor, *args: Any) -> None:
+    _on_cuda(out.device, _C.noise_cuda, *_noise_args(out, *args))
+
+
+def _langevin_args(
+    x: Tensor, grad: Tensor | None, velocity: Tensor | None, step_size_at: Tensor | None, noise_std_at: Tensor | None,
+    grad_scale: Tensor | None, active: Tensor | None, rng: Tensor | None, step_size: float, noise_std: float, momentum: float,
+    prior_precision: float, grad_clip: float, step_lo: float, step_hi: float, noise_lo: float, noise_hi: float, purpose: int,
+    seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    refuse_overlap(x, "x", grad, "grad")
+    refuse_overlap(x, "x", velocity, "velocity")
+    return (
+        x.data_ptr(), address(grad), address(velocity), *_shape(x), DTYPES[x.dtype], step_size, noise_std,
+        address(step_size_at), 0 if step_size_at is None else step_size_at.ndim, address(noise_std_at),
+        0 if noise_std_at is None else noise_std_at.ndim, address(grad_scale), address(active), momentum, prior_precision,
+        grad_clip, step_lo, step_hi, noise_lo, noise_hi, seed & WORD, step & WORD, purpose, chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def langevin_step_cpu(x: Tensor, *args: Any) -> None:
+    refuse_read_only(x, "x")
+    _on_cpu(_C.langevin_cpu, *_langevin_args(x, *args))
+
+
+def langevin_step_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.langevin_cuda, *_langevin_args(x, *args))
+
+
+def _norm_args(x: Tensor) -> tuple[Tensor, tuple]:
+    out = x.new_empty(x.shape[0], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return out, (x.data_ptr(), out.data_ptr(), *_shape(x), DTYPES[x.dtype])
+
+
+def event_norm_cpu(x: Tensor) -> Tensor:
+    out, args = _norm_args(x)
+    _on_cpu(_C.norm_cpu, *args)
+    return out
+
+
+def event_norm_cuda(x: Tensor) -> Tensor:
+    out, args = _norm_args(x)
+    _on_cuda(x.device, _C.norm_cuda, *args)
+    return out

@@ -1,0 +1,12 @@
+"""Norm of each chain's event in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def event_norm(x: Tensor) -> Tensor:
+    """norm_i = sqrt(sum_d x_id^2), summed in float64. x # (n, *event) -> (n,)"""
+    norm = x.flatten(1).double().square().sum(1).sqrt()
+    return norm if x.dtype == torch.float64 else norm.float()
