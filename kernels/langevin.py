@@ -1,0 +1,99 @@
+"""The fused Langevin update (op `langevin_step_`): the arithmetic of csrc/core/langevin.h."""
+# mypy: allow-untyped-defs
+
+import math
+import struct
+
+import torch
+import triton
+import triton.language as tl
+
+from .normal import normals
+from .philox import geometry, on_device_of, side_by_side, stored_as, tile_of_blocks, tile_words
+
+
+@triton.jit
+def coefficient(value, FLOAT: tl.constexpr):
+    """Triton passes a Python float as float32, so those of a float64 state travel as the integer of the same bits."""
+    if FLOAT == tl.float64:
+        value = value.to(tl.int64).to(tl.float64, bitcast=True)
+    return value
+
+
+@triton.jit
+def clamp(a, lo, hi):
+    """As torch.clamp: a NaN stays a NaN."""
+    a = tl.where(a < lo, lo, a)
+    return tl.where(a > hi, hi, a)
+
+
+@triton.jit(do_not_specialize=[
+    "step_size", "noise_std", "momentum", "prior_precision", "grad_clip", "step_lo", "step_hi", "noise_lo", "noise_hi",
+    "purpose", "seed", "step", "chain_offset", "blocks", "dim", "per_chain",
+])  # fmt: skip
+def langevin_kernel(
+    x, grad, velocity, step_size_at, noise_std_at, grad_scale, active, rng, step_size, noise_std, momentum, prior_precision,
+    grad_clip, step_lo, step_hi, noise_lo, noise_hi, purpose, seed: tl.int64, step: tl.int64, chain_offset: tl.int64, blocks,
+    dim, per_chain, INDEX: tl.constexpr, WHOLE: tl.constexpr, TILE: tl.constexpr, STEP_STRIDE: tl.constexpr,
+    NOISE_STRIDE: tl.constexpr, NOISE: tl.constexpr, PRIOR: tl.constexpr, CLIP: tl.constexpr, STEP_CLAMP: tl.constexpr,
+    NOISE_CLAMP: tl.constexpr,
+):  # fmt: skip
+    FLOAT: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
+    chain, block, exists, element, mask = tile_of_blocks(blocks, dim, per_chain, INDEX, WHOLE, TILE)
+    if active is not None:
+        exists = exists & (tl.load(active + chain, mask=exists, other=0) != 0)
+        mask = mask & exists[:, None]
+    y = tl.load(x + element, mask=mask).to(FLOAT)
+    if grad is not None:
+        g = tl.load(grad + element, mask=mask).to(FLOAT)
+        if CLIP:
+            c = coefficient(grad_clip, FLOAT)
+            g = clamp(g, -c, c)
+        if grad_scale is not None:
+            g = tl.load(grad_scale + chain, mask=exists)[:, None] * g
+        if PRIOR:
+            g = tl.fma(coefficient(prior_precision, FLOAT), y, g)
+        if step_size_at is not None:
+            s = tl.load(step_size_at + chain * STEP_STRIDE, mask=exists)[:, None]
+        else:
+            s = coefficient(step_size, FLOAT)
+        if velocity is not None:
+            v = tl.load(velocity + element, mask=mask).to(FLOAT)
+            v = tl.fma(-s, g, coefficient(momentum, FLOAT) * v)
+            tl.store(velocity + element, stored_as(v, velocity.dtype.element_ty), mask=mask)
+            y = y + v
+        else:
+            y = tl.fma(-s, g, y)
+    if STEP_CLAMP:
+        y = clamp(y, coefficient(step_lo, FLOAT), coefficient(step_hi, FLOAT))
+    if NOISE:
+        a, b, c, d = tile_words(block, chain, rng, seed, step, purpose, chain_offset)
+        z0, z1, z2, z3 = normals(a, b, c, d)
+        if noise_std_at is not None:
+            n = tl.load(noise_std_at + chain * NOISE_STRIDE, mask=exists)[:, None]
+        else:
+            n = coefficient(noise_std, FLOAT)
+        y = tl.fma(n, side_by_side(z0, z1, z2, z3, TILE).to(FLOAT), y)
+    if NOISE_CLAMP:
+        y = clamp(y, coefficient(noise_lo, FLOAT), coefficient(noise_hi, FLOAT))
+    tl.store(x + element, stored_as(y, x.dtype.element_ty), mask=mask)
+
+
+def langevin_step_(
+    x: torch.Tensor, grad: torch.Tensor | None, velocity: torch.Tensor | None, step_size_at: torch.Tensor | None,
+    noise_std_at: torch.Tensor | None, grad_scale: torch.Tensor | None, active: torch.Tensor | None,
+    rng: torch.Tensor | None, step_size: float, noise_std: float, momentum: float, prior_precision: float, grad_clip: float,
+    step_lo: float, step_hi: float, noise_lo: float, noise_hi: float, purpose: int, seed: int, step: int, chain_offset: int,
+) -> None:  # fmt: skip
+    """y = x - s (scale clip(g) + p x), or with velocity v = m v - s (...), y = x + v; clamp; y += n z; clamp; in place."""
+    grid, shape = geometry(x)
+    numbers = (step_size, noise_std, momentum, prior_precision, grad_clip, step_lo, step_hi, noise_lo, noise_hi)
+    with on_device_of(x):
+        langevin_kernel[grid](
+            x, grad, velocity, step_size_at, noise_std_at, grad_scale, None if active is None else active.view(torch.uint8),
+            rng, *(struct.unpack("9q", struct.pack("9d", *numbers)) if x.dtype == torch.float64 else numbers), purpose, seed,
+            step, chain_offset, *shape, 0 if step_size_at is None else step_size_at.ndim,
+            0 if noise_std_at is None else noise_std_at.ndim, noise_std_at is not None or noise_std != 0.0,
+            prior_precision != 0.0, grad_clip != math.inf, step_lo != -math.inf or step_hi != math.inf,
+            noise_lo != -math.inf or noise_hi != math.inf, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
