@@ -5,7 +5,9 @@
 
 EBM_FAST_CORE_BEGIN
 
-// Coefficients that differ from chain to chain, spread over the elements of a tile.
+constexpr int64_t LONG_CHAIN = 4 * W;       // from here on, looping chain by chain beats spreading coefficients
+
+// Coefficients that differ from chain to chain, spread over the elements of a tile of short chains.
 template <class S>
 struct SpreadCoefficients {
     S step_size[4 * TILE_BLOCKS + W], noise_std[4 * TILE_BLOCKS + W], grad_scale[4 * TILE_BLOCKS + W];
@@ -76,6 +78,25 @@ struct LangevinTile {
         for (int k = 0; k < W; ++k) next[k] = active[k] ? next[k] : old[k];
     }
 
+    // Chains of some length, one after the other: their coefficients are constants of the loop.
+    template <bool NOISE>
+    void run_rows(int64_t from, int64_t count, const float* noise) {
+        const S* steps = static_cast<const S*>(p.step_size_at);
+        const S* noises = static_cast<const S*>(p.noise_std_at);
+        const S* scales = static_cast<const S*>(p.grad_scale);
+        int64_t chain = from / p.dim;
+        for (int64_t i = 0; i < count; ++chain) {
+            const int64_t rest = (chain + 1) * p.dim - from, stop = rest < count ? rest : count;
+            if (!p.active || p.active[chain]) {
+                if (steps) c.step_size = broadcast<V>(steps[chain * p.step_size_stride]);
+                if (noises) c.noise_std = broadcast<V>(noises[chain * p.noise_std_stride]);
+                if (scales) c.grad_scale = broadcast<V>(scales[chain]);
+                run<false, NOISE>(from + i, stop - i, noise + i, nullptr);
+            }
+            i = stop;
+        }
+    }
+
     template <bool SPREAD, bool NOISE>
     void run(int64_t from, int64_t count, const float* noise, const SpreadCoefficients<S>* spread) {
         int64_t i = 0;
@@ -96,11 +117,16 @@ inline void langevin_tiles(const LangevinParams& p, int64_t begin, int64_t end) 
         const int64_t stop = at + TILE_BLOCKS < end ? at + TILE_BLOCKS : end;
         const int64_t from = first_element(at, p.dim), count = first_element(stop, p.dim) - from;
         if (noisy) fill_tile<NormalOf>(key, p.dim, at, stop, noise);
-        if (per_chain) spread.fill(p, from, count);
-        if (per_chain) noisy ? tile.template run<true, true>(from, count, noise, &spread)
-                             : tile.template run<true, false>(from, count, noise, &spread);
-        else noisy ? tile.template run<false, true>(from, count, noise, nullptr)
-                   : tile.template run<false, false>(from, count, noise, nullptr);
+        if (!per_chain) {
+            noisy ? tile.template run<false, true>(from, count, noise, nullptr)
+                  : tile.template run<false, false>(from, count, noise, nullptr);
+        } else if (p.dim >= LONG_CHAIN) {
+            noisy ? tile.template run_rows<true>(from, count, noise) : tile.template run_rows<false>(from, count, noise);
+        } else {
+            spread.fill(p, from, count);
+            noisy ? tile.template run<true, true>(from, count, noise, &spread)
+                  : tile.template run<true, false>(from, count, noise, &spread);
+        }
     }
 }
 

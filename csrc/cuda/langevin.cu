@@ -1,0 +1,77 @@
+// The Langevin op: 12 bytes of traffic per float32 element (16 or 20 with a velocity), noise and update in registers.
+#include "../core/langevin.h"
+#include "blocks.cuh"
+#include "launch.h"
+
+namespace ebm_fast {
+namespace {
+
+// SIMPLE: x, gradient and noise alone, by far the commonest form; the other options are uniform branches of the general one.
+template <class T, bool WHOLE, bool SIMPLE>
+__global__ void __launch_bounds__(THREADS) langevin_kernel(const LangevinParams p) {
+    using V = typename Storage<T>::Value;
+    LangevinCoefficients<V> c = {V(p.step_size), V(p.noise_std), V(1), V(p.momentum), V(p.prior_precision), V(p.grad_clip),
+                                 V(p.step_lo), V(p.step_hi), V(p.noise_lo), V(p.noise_hi)};
+    const Counter key = make_counter(p.stream);
+    const bool noisy = SIMPLE || p.noise_std != 0.0 || p.noise_std_at;
+    for (Blocks at(p.chains, p.dim); at.inside(); at.next()) {
+        const int64_t from = at.element<WHOLE>(p.dim);
+        const int count = WHOLE ? 4 : at.count(p.dim);
+        V x[4], grad[4], velocity[4];
+        float z[4] = {};
+        load4<WHOLE>(static_cast<const T*>(p.x) + from, count, x);
+        if (SIMPLE || p.grad) load4<WHOLE>(static_cast<const T*>(p.grad) + from, count, grad);
+        if (!SIMPLE && p.velocity) load4<WHOLE>(static_cast<const T*>(p.velocity) + from, count, velocity);
+        if (noisy) {
+            uint32_t w[4];
+            words_of(key, at, w);
+            normals_of(w, z);
+        }
+        if constexpr (SIMPLE) {
+            for (int k = 0; k < 4; ++k) x[k] = fma(c.noise_std, V(z[k]), fma(-c.step_size, grad[k], x[k]));
+        } else {
+            if (p.active && !p.active[at.chain]) continue;
+            if (p.step_size_at) c.step_size = static_cast<const V*>(p.step_size_at)[at.chain * p.step_size_stride];
+            if (p.noise_std_at) c.noise_std = static_cast<const V*>(p.noise_std_at)[at.chain * p.noise_std_stride];
+            if (p.grad_scale) c.grad_scale = static_cast<const V*>(p.grad_scale)[at.chain];
+            if (!p.grad) {
+                for (int k = 0; k < 4; ++k) x[k] = langevin_noise(x[k], V(z[k]), c);
+            } else if (p.velocity) {
+                for (int k = 0; k < 4; ++k) x[k] = langevin_update_heavy_ball(x[k], grad[k], V(z[k]), velocity[k], c);
+                store4<WHOLE>(static_cast<T*>(p.velocity) + from, count, velocity);
+            } else {
+                for (int k = 0; k < 4; ++k) x[k] = langevin_update(x[k], grad[k], V(z[k]), c);
+            }
+        }
+        store4<WHOLE>(static_cast<T*>(p.x) + from, count, x);
+    }
+}
+
+template <class T>
+void launch(const LangevinParams& p, cudaStream_t stream) {
+    constexpr double inf = HUGE_VAL;
+    const bool whole = p.dim % 4 == 0 && aligned<T>(p.x) && aligned<T>(p.grad) && aligned<T>(p.velocity);
+    const bool simple = p.grad && !p.velocity && !p.step_size_at && !p.noise_std_at && !p.grad_scale && !p.active &&
+                        p.noise_std != 0.0 && p.prior_precision == 0.0 && p.grad_clip == inf && p.step_lo == -inf &&
+                        p.step_hi == inf && p.noise_lo == -inf && p.noise_hi == inf;
+    const auto kernel = !whole ? langevin_kernel<T, false, false>
+                      : simple ? langevin_kernel<T, true, true> : langevin_kernel<T, true, false>;
+    kernel<<<grid_for(p.chains, p.dim, "langevin_cuda"), THREADS, 0, stream>>>(p);
+    check(cudaGetLastError(), "langevin_cuda");
+}
+
+}  // namespace
+
+void langevin_cuda(const LangevinParams& p, uintptr_t stream) {
+    if (p.chains * p.dim == 0) return;
+    const auto s = reinterpret_cast<cudaStream_t>(stream);
+    switch (p.dtype) {
+        case DType::float32: return launch<float>(p, s);
+        case DType::float64: return launch<double>(p, s);
+        case DType::bfloat16: return launch<__nv_bfloat16>(p, s);
+        case DType::float16: return launch<__half>(p, s);
+        case DType::int32: throw std::runtime_error("langevin_cuda: int32 is no state");
+    }
+}
+
+}  // namespace ebm_fast

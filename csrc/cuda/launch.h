@@ -1,0 +1,12 @@
+// Runs an op on the current CUDA device, on `stream` (a cudaStream_t); returns at once, allocates nothing, never synchronises.
+// Throws std::runtime_error with CUDA's words where the launch fails.
+#pragma once
+#include "../core/params.h"
+
+namespace ebm_fast {
+
+void noise_cuda(const NoiseParams& params, uintptr_t stream);
+void langevin_cuda(const LangevinParams& params, uintptr_t stream);
+void norm_cuda(const NormParams& params, uintptr_t stream);
+
+}  // namespace ebm_fast

@@ -1,0 +1,74 @@
+"""Values and gradients of any energy, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Energy = Callable[..., Tensor]
+
+
+class EnergyFunction:
+    """e = E(x), g = dE/dx of any callable energy (n, *event) -> (n,), with keyword tensors passed on.
+
+    The gradient is taken with respect to x alone: autograd computes no parameter gradients and `.grad` of no
+    parameter changes. An energy with a method `energy_and_grad(x, **condition)` is asked for both at once.
+    """
+
+    def __init__(self, energy: Energy, condition: Mapping[str, Any] | None = None) -> None:
+        if not callable(energy):
+            raise TypeError(f"energy must be callable, (n, *event) -> (n,), got {type(energy).__name__}")
+        self.energy = energy
+        self.condition = dict(condition or {})
+        self._both = getattr(energy, "energy_and_grad", None)
+        self._ones: Tensor | None = None
+
+    def _checked(self, e: Any, x: Tensor) -> Tensor:
+        if not isinstance(e, Tensor):
+            raise TypeError(f"energy must return a tensor of shape ({x.shape[0]},), got {type(e).__name__}")
+        if e.shape != x.shape[:1]:
+            hint = ""
+            if e.ndim == 0:
+                hint = "; return one energy per chain, without summing or averaging over the batch"
+            elif e.numel() == x.shape[0]:
+                hint = "; squeeze it: e.flatten()"
+            raise ValueError(
+                f"energy must return shape ({x.shape[0]},), one number per chain, for x of shape {tuple(x.shape)}; "
+                f"got shape {tuple(e.shape)}{hint}"
+            )
+        if not e.is_floating_point():
+            raise TypeError(f"energy must return a floating-point tensor, got {e.dtype}")
+        return e
+
+    def value(self, x: Tensor) -> Tensor:
+        """E(x). x # (n, *event) -> (n,)"""
+        with torch.no_grad():
+            return self._checked(self.energy(x, **self.condition), x)
+
+    def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(E(x), dE/dx), detached; the gradient is contiguous. x # (n, *event) -> (n,), (n, *event)"""
+        if self._both is not None:
+            with torch.no_grad():
+                e, g = self._both(x, **self.condition)
+            self._checked(e, x)
+            if not isinstance(g, Tensor) or g.shape != x.shape or g.dtype != x.dtype:
+                got = f"{tuple(g.shape)}, {g.dtype}" if isinstance(g, Tensor) else type(g).__name__
+                raise ValueError(f"energy_and_grad must return a gradient of shape {tuple(x.shape)}, {x.dtype}; got {got}")
+            return e.detach(), g.detach().contiguous()
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
+            e = self._checked(self.energy(leaf, **self.condition), x)
+            if not e.requires_grad:
+                raise ValueError(
+                    "energy returned a tensor that is detached from its input, so it has no gradient in x; remove .detach(), "
+                    ".item(), .numpy(), torch.no_grad() and the like from it"
+                )
+            if self._ones is None or self._ones.shape != e.shape or self._ones.dtype != e.dtype or self._ones.device != e.device:
+                self._ones = torch.ones_like(e)
+            (g,) = torch.autograd.grad(e, leaf, self._ones, allow_unused=True)
+        if g is None:
+            raise ValueError("energy does not depend on x through differentiable operations, so it has no gradient in x")
+        return e.detach(), g.contiguous()

@@ -1,0 +1,161 @@
+"""Strategy `graph`: K steps, energy and gradient included, captured in one CUDA graph and replayed.
+
+Seed and step live in a device tensor that the graph itself advances, so that a replay continues the chain. Parameters that are
+updated in place are seen; a change of shapes, of the sampler or of where a parameter lives captures anew.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .energy import Energy, EnergyFunction
+from .state import ChainState
+
+FAILED = object()
+_MOST_GRAPHS = 8  # per energy; each keeps its activations alive
+_captured: weakref.WeakKeyDictionary[Any, OrderedDict[tuple, Captured]] = weakref.WeakKeyDictionary()
+_uncapturable: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def worked_before(energy: Energy) -> bool:
+    """False once a capture of this energy has failed."""
+    return energy not in _uncapturable
+
+
+class GraphTransition:
+    """A transition whose advances by `chunk` steps are replayed; others run eagerly."""
+
+    def __init__(self, inner: Any, chunk: int) -> None:
+        self.inner, self.chunk = inner, chunk
+        self.state: ChainState = inner.state
+        self.reset_stats, self.grad_norm, self.energy_now = inner.reset_stats, inner.grad_norm, inner.energy_now
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._warm = False
+
+    def advance(self, num_steps: int) -> None:
+        if num_steps != self.chunk:
+            self.inner.advance(num_steps)
+        elif not self._warm:
+            # The first chunk runs eagerly on a side stream: libraries create their handles and workspaces there.
+            stream = torch.cuda.Stream(self.state.x.device)
+            stream.wait_stream(torch.cuda.current_stream(self.state.x.device))
+            with torch.cuda.stream(stream):
+                self.inner.advance(num_steps)
+            torch.cuda.current_stream(self.state.x.device).wait_stream(stream)
+            self._warm = True
+        else:
+            if self._graph is None:
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    self.inner.advance(num_steps)  # recorded, not run; the host's counters move as if it had
+                self._graph = graph
+            else:
+                self.state.step += num_steps
+                self.state.age += num_steps
+            self._graph.replay()
+
+
+class Captured:
+    """The static tensors of one graph for `run_`: x, the condition, and [seed, step]."""
+
+    def __init__(self, energy: Energy, sampler: Any, x: Tensor, num_steps: int, condition: Mapping[str, Any], backend: str | None,
+                 track: bool) -> None:  # fmt: skip
+        self.x = torch.empty_like(x)
+        self.condition = {k: v.clone() if isinstance(v, Tensor) else v for k, v in condition.items()}
+        self.rng = torch.zeros(2, dtype=torch.int64, device=x.device)
+        self.state = ChainState(self.x, 0)
+        inner = sampler.transition(
+            EnergyFunction(_unowned(energy), self.condition), self.state, backend=backend, guard=False, track=track, rng=self.rng
+        )
+        self.transition = GraphTransition(inner, num_steps)
+
+    def run(self, state: ChainState, num_steps: int, condition: Mapping[str, Any], track: bool) -> Tensor | None:
+        self.x.copy_(state.x)
+        for name, value in condition.items():
+            if isinstance(value, Tensor):
+                self.condition[name].copy_(value)
+        self.rng[0].fill_(state.seed if state.seed < 2**63 else state.seed - 2**64)
+        self.rng[1].fill_(state.step)
+        self.state.age = 0
+        self.state.chain_offset = state.chain_offset
+        self.transition.reset_stats()
+        if self.state.velocity is not None:
+            self.state.velocity.zero_()
+        self.transition.advance(num_steps)
+        state.x.copy_(self.x)
+        return self.transition.grad_norm().clone() if track else None
+
+
+def _unowned(energy: Energy) -> Energy:
+    """The energy through a weak reference: a cached graph must not keep alive the module it is cached under."""
+    reference = weakref.ref(energy)
+    return lambda x, **condition: reference()(x, **condition)  # type: ignore[misc]
+
+
+def _fingerprint(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return ("tensor", value.data_ptr(), tuple(value.shape), value.dtype, value.device)
+    return value if isinstance(value, (int, float, str, bool, tuple, type(None))) else id(value)
+
+
+def _key(energy: Energy, sampler: Any, state: ChainState, num_steps: int, condition: Mapping[str, Any], backend: str | None,
+         track: bool) -> tuple:  # fmt: skip
+    module = energy if isinstance(energy, torch.nn.Module) else None
+    tensors = [] if module is None else [*module.parameters(), *module.buffers()]
+    return (
+        tuple(state.x.shape), state.x.dtype, state.x.device, num_steps, backend, track, state.chain_offset,
+        type(sampler), tuple(_fingerprint(getattr(sampler, f.name)) for f in fields(sampler)),
+        tuple((k, (v.shape, v.dtype) if isinstance(v, Tensor) else _fingerprint(v)) for k, v in sorted(condition.items())),
+        tuple(t.data_ptr() for t in tensors), module.training if module is not None else None,
+        torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"),
+    )  # fmt: skip
+
+
+def run(energy: Energy, sampler: Any, state: ChainState, num_steps: int, condition: Mapping[str, Any] | None,
+        backend: str | None, track: bool, forced: bool) -> Any:  # fmt: skip
+    """num_steps steps on state.x by a cached graph; FAILED (after one warning) where capture fails and was not forced."""
+    condition = dict(condition or {})
+    key = _key(energy, sampler, state, num_steps, condition, backend, track)
+    graphs = _captured.setdefault(energy, OrderedDict())
+    captured = graphs.get(key)
+    before = state.x.clone() if captured is None else None
+    try:
+        if captured is None:
+            captured = graphs[key] = Captured(energy, sampler, state.x, num_steps, condition, backend, track)
+            while len(graphs) > _MOST_GRAPHS:
+                graphs.popitem(last=False)
+        graphs.move_to_end(key)
+        return captured.run(state, num_steps, condition, track)
+    except RuntimeError as error:
+        graphs.pop(key, None)
+        if before is not None:
+            state.x.copy_(before)
+        if forced:
+            raise RuntimeError(f"strategy='graph' could not capture this energy ({error}); use strategy='step'") from error
+        _uncapturable.add(energy)
+        warnings.warn(
+            f"this energy cannot be captured in a CUDA graph, so its chains run step by step: {error}", RuntimeWarning, stacklevel=4
+        )
+        return FAILED
+
+
+def chunked(energy: Energy, sampler: Any, state: ChainState, condition: Mapping[str, Any] | None, backend: str | None,
+            guard: bool, chunk: int) -> GraphTransition:  # fmt: skip
+    """A transition for `sample` that replays chunks of `chunk` steps on the run's own state."""
+    if sampler.has_schedule():
+        raise ValueError("strategy='graph' replays the same steps and cannot follow a schedule; use strategy='step'")
+    rng = torch.tensor(
+        [state.seed if state.seed < 2**63 else state.seed - 2**64, state.step], dtype=torch.int64, device=state.x.device
+    )
+    inner = sampler.transition(
+        EnergyFunction(energy, condition), state, backend=backend, guard=guard, track=True, rng=rng
+    )
+    return GraphTransition(inner, chunk)

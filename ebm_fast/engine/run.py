@@ -1,0 +1,264 @@
+"""`sample` and `run_`: K steps of a sampler under the strategy that fits."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..ops import checks
+from ..ops.backend import wish
+from ..ops.noise import fresh_seed
+from . import graph
+from .energy import Energy, EnergyFunction
+from .state import ChainState, Interrupted, Run, RunStats, StepInfo, no_divergence
+
+STRATEGIES = ("auto", "step", "reference", "graph")
+POLICIES = ("freeze", "stop", "ignore")
+
+
+class Transition(Protocol):
+    """A sampler bound to an energy and a state that it advances in place."""
+
+    state: ChainState
+
+    def advance(self, num_steps: int) -> None: ...
+    def energy_now(self) -> Tensor: ...
+    def reset_stats(self) -> None: ...
+    def grad_norm(self) -> Tensor: ...
+
+
+class Sampler(Protocol):
+    """A frozen set of hyper-parameters."""
+
+    def init(self, energy: Energy, x: Tensor, seed: int | None = None) -> ChainState: ...
+    def step(self, energy: Energy, state: ChainState) -> tuple[ChainState, StepInfo]: ...
+    def transition(
+        self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
+    ) -> Transition: ...
+
+
+def pick_strategy(strategy: str, backend: str | None, energy: Energy, x: Tensor) -> tuple[str, str | None]:
+    """(strategy, backend of its ops): `graph` for modules on CUDA, `step` otherwise; forced ones are honoured or refused."""
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    asked = wish(backend)
+    if strategy == "reference":
+        if asked not in ("auto", "reference"):
+            raise ValueError(f"strategy='reference' runs on backend 'reference', got backend={asked!r}")
+        return "reference", "reference"
+    if strategy == "graph" and not x.is_cuda:
+        raise ValueError(f"strategy='graph' needs x on a CUDA device, got {x.device}; use strategy='step'")
+    if strategy == "auto":
+        capturable = x.is_cuda and isinstance(energy, torch.nn.Module) and asked != "reference"
+        strategy = "graph" if capturable and graph.worked_before(energy) else "step"
+    return strategy, backend
+
+
+def run_(
+    energy: Energy,
+    sampler: Sampler,
+    x: Tensor,  # (n, *event)
+    num_steps: int,
+    *,
+    seed: int,
+    step: int = 0,
+    chain_offset: int = 0,
+    condition: Mapping[str, Any] | None = None,
+    strategy: str = "auto",
+    backend: str | None = None,
+    grad_norm: bool = False,
+) -> Tensor | None:
+    """Advance x by num_steps steps in place, with no allocation per step of ours and no host synchronisation.
+
+    The noise of step k has the counter `step + k`; divergence is not looked for. Returns the mean gradient norm along the
+    path, (n,), if `grad_norm`. The engine under `langevin_` and the training objectives.
+    """
+    checks.state(x, "x")
+    check_count(num_steps, "num_steps")
+    checks.counter(seed, step, chain_offset, None, x)
+    if not x.numel() or not num_steps:
+        return x.new_zeros(x.shape[0]) if grad_norm else None
+    forced = strategy == "graph"
+    strategy, backend = pick_strategy(strategy, backend, energy, x)
+    state = ChainState(x, seed, step, chain_offset=chain_offset)
+    if strategy == "graph":
+        norm = graph.run(energy, sampler, state, num_steps, condition, backend, grad_norm, forced)
+        if norm is not graph.FAILED:
+            return norm
+    transition = sampler.transition(
+        EnergyFunction(energy, condition), state, backend=backend, guard=False, track=grad_norm, rng=None
+    )
+    transition.advance(num_steps)
+    return transition.grad_norm() if grad_norm else None
+
+
+def check_count(value: Any, name: str, low: int = 0) -> None:
+    """An int of at least `low`."""
+    if type(value) is not int:
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
+def _progress(total: int, progress: bool | None) -> Any:
+    """A tqdm bar with ETA: at once if asked for; by default on a terminal, once the run has taken two seconds."""
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        if progress:
+            raise ImportError("progress=True needs tqdm: pip install 'ebm_fast[train]'") from None
+        return None
+    return tqdm(total=total, unit="step", delay=0 if progress else 2, dynamic_ncols=True, leave=bool(progress))
+
+
+def _start(energy: Energy, sampler: Sampler, x0: Any, resume: Any, seed: int | None, chain_offset: int, step: int,
+           generator: torch.Generator | None, on_divergence: str) -> ChainState:  # fmt: skip
+    if resume is not None:
+        if x0 is not None or seed is not None:
+            raise ValueError("resume continues a chain with its own state and seed; leave x0 and seed out")
+        if not isinstance(resume, ChainState):
+            raise TypeError(f"resume must be a ChainState (run.state), got {type(resume).__name__}")
+        return resume.clone()
+    if x0 is None:
+        raise ValueError("x0 must be given, a tensor of shape (n, *event), or resume=run.state")
+    if isinstance(x0, Tensor):
+        x0 = x0.detach().clone(memory_format=torch.contiguous_format)
+    checks.state(x0, "x0")
+    seed = fresh_seed(generator) if seed is None else seed
+    checks.counter(seed, step, chain_offset, None, x0)
+    if on_divergence != "ignore" and not bool(torch.isfinite(x0).all()):
+        raise ValueError("x0 holds NaN or infinite numbers")
+    state = sampler.init(energy, x0, seed)
+    state.step, state.chain_offset = step, chain_offset
+    return state
+
+
+def sample(
+    energy: Energy,
+    sampler: Sampler,
+    x0: Tensor | None = None,  # (n, *event)
+    *,
+    num_steps: int,
+    warmup: int = 0,
+    thin: int = 1,
+    seed: int | None = None,
+    step: int = 0,
+    chain_offset: int = 0,
+    condition: Mapping[str, Any] | None = None,
+    resume: ChainState | None = None,
+    record: bool = True,
+    record_energy: bool = True,
+    on_divergence: str = "freeze",
+    strategy: str = "auto",
+    backend: str | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """x_{t+1} ~ K(x_t, .) for warmup + num_steps steps of n chains; keeps every `thin`-th state after the warm-up.
+
+    Args:
+        energy: callable (n, *event) -> (n,), p(x) proportional to exp(-energy(x) / T).
+        sampler: such as `ebm_fast.Langevin(step_size=0.01)`.
+        x0: initial states (n, *event), floating point; not changed.
+        num_steps: steps after the warm-up; num_steps // thin states are kept.
+        warmup: steps that are discarded.
+        seed: 64-bit seed; None draws one from torch's generator (or `generator`).
+        step: index of the first step in the noise's counter.
+        chain_offset: global index of x0[0]: chain i of a batch split over calls, processes or machines stays the same.
+        condition: keyword tensors passed on to the energy, such as dict(y=labels).
+        resume: `run.state` of an earlier run, in place of x0 and seed: continues that chain exactly.
+        record: keep the samples; with False only final state and statistics, and memory does not grow with num_steps.
+        record_energy: keep the energy of each kept sample.
+        on_divergence: what happens to a chain whose energy or gradient is not finite, or whose next state could leave the range
+            of its dtype: "freeze" (it stays where it is, the others go on), "stop" (the run ends early), "ignore" (nothing is
+            looked for, NaN spreads).
+        strategy: "auto", "step" (a loop over fused updates), "graph" (CUDA graph) or "reference" (plain PyTorch).
+        backend: see `ebm_fast.use_backend`.
+        progress: True or False; None shows a bar on a terminal once the run has taken two seconds.
+
+    Returns:
+        Run with samples (num_kept, n, *event), final (n, *event), stats, state and strategy.
+
+    Raises:
+        TypeError, ValueError: a bad argument, or an energy of wrong shape or without a gradient.
+        Interrupted: on Ctrl-C; a KeyboardInterrupt that carries the partial run.
+    """
+    for value, name, low in ((num_steps, "num_steps", 0), (warmup, "warmup", 0), (thin, "thin", 1)):
+        check_count(value, name, low)
+    if on_divergence not in POLICIES:
+        raise ValueError(f"on_divergence must be one of {', '.join(POLICIES)}, got {on_divergence!r}")
+    state = _start(energy, sampler, x0, resume, seed, chain_offset, step, generator, on_divergence)
+    guard = on_divergence != "ignore"
+    if state.divergence_step is None:
+        state.divergence_step = no_divergence(state.x)
+    name, backend = pick_strategy("step" if strategy == "auto" else strategy, backend, energy, state.x)
+    transition: Transition
+    if name == "graph":
+        transition = graph.chunked(energy, sampler, state, condition, backend, guard, thin)
+    else:
+        transition = sampler.transition(
+            EnergyFunction(energy, condition), state, backend=backend, guard=guard, track=True, rng=None
+        )
+    kept = num_steps // thin
+    samples = state.x.new_empty((kept, *state.x.shape)) if record else None
+    energies = None
+    done = 0
+    bar = _progress(warmup + num_steps, progress)
+
+    def result() -> Run:
+        rows = done // thin
+        return Run(
+            None if samples is None else samples[:rows], state.x.clone(),
+            RunStats(None if energies is None else energies[:rows], transition.grad_norm(), state.divergence_step.clone()),
+            state.clone(), name, done,
+        )  # fmt: skip
+
+    def advance(count: int) -> bool:
+        transition.advance(count)
+        if bar is not None:
+            bar.update(count)
+        return on_divergence == "stop" and bool((state.divergence_step >= 0).any())
+
+    try:
+        left, stopped = warmup, False
+        while left and not stopped:
+            chunk = min(left, thin if name == "graph" else 64)
+            stopped = advance(chunk)
+            left -= chunk
+        transition.reset_stats()
+        while done < num_steps and not stopped:
+            count = min(thin, num_steps - done)
+            stopped = advance(count)
+            done += count
+            if count == thin:
+                row = done // thin - 1
+                if samples is not None:
+                    samples[row].copy_(state.x)
+                if record_energy:
+                    now = transition.energy_now()
+                    energies = now.new_empty((kept, now.shape[0])) if energies is None else energies
+                    energies[row].copy_(now)
+        if stopped:
+            warnings.warn(
+                f"the run stopped after {done} of {num_steps} steps: chains {_first(state)} diverged (on_divergence='stop')",
+                RuntimeWarning, stacklevel=2,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise Interrupted(result()) from None
+    finally:
+        if bar is not None:
+            bar.close()
+    return result()
+
+
+def _first(state: ChainState, most: int = 8) -> str:
+    assert state.divergence_step is not None
+    chains = (torch.nonzero(state.divergence_step >= 0).flatten() + state.chain_offset).tolist()
+    return ", ".join(map(str, chains[:most])) + (", ..." if len(chains) > most else "")

@@ -1,0 +1,321 @@
+"""Langevin dynamics: unadjusted, short-run, noise-free, heavy-ball, with every option that EBM trainers use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.energy import Energy, EnergyFunction
+from ..engine.run import check_count, run_
+from ..engine.state import ChainState, StepInfo, no_divergence
+from ..ops import checks
+from ..ops.langevin import langevin_step_
+from ..ops.noise import fresh_seed
+from ..ops.norm import event_norm
+
+Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
+
+_LARGEST_NORMAL = 6.77  # sqrt(66 ln 2), see csrc/core/normal.h
+
+
+def _at(value: Any, name: str, age: int) -> Any:
+    """The value of a constant or of a schedule at step `age`."""
+    if callable(value):
+        return value(age)
+    if isinstance(value, (tuple, list)):
+        if age >= len(value):
+            raise ValueError(f"{name} is a schedule of {len(value)} steps, the chain is at step {age + 1}")
+        return value[age]
+    return value
+
+
+def _check_coefficient(value: Any, name: str) -> None:
+    if callable(value) or isinstance(value, Tensor):
+        return
+    if isinstance(value, (tuple, list)):
+        if not value:
+            raise ValueError(f"{name} is an empty schedule")
+        for entry in value:
+            checks.number(entry, name, low=0.0)
+        return
+    checks.number(value, name, low=0.0)
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """x <- x - s grad E(x) + n z, n = sqrt(2 s T): the unadjusted Langevin algorithm (overdamped, Euler-Maruyama).
+
+    With order="gradient", each step is: gradient at x, gradient step, [clamp], noise, [clamp]. With order="noise":
+    noise, [clamp], gradient at the noised point, gradient step, [clamp]. `noise_std` decouples the noise from the step,
+    as short-run EBM practice does; noise_std=0 is gradient descent; `momentum` adds v <- m v - s g, x <- x + v + n z.
+
+    Args:
+        step_size: s >= 0: a number; a tensor () or (n,) (per chain); a tuple of numbers (one per step); or a callable
+            from the index of the step in the chain (0, 1, ...) to a number or tensor.
+        noise_std: n likewise; None couples it to step size and temperature.
+        temperature: T >= 0, or a tuple or callable as above; ignored where noise_std is given.
+        order: "gradient" or "noise".
+        clamp: (low, high) bounds on the state, None for an open end.
+        clamp_after: "last" (at the end of the step, whatever its order), "step" (after the gradient step), "noise", or "both".
+        grad_clip: elementwise bound on the gradient.
+        grad_clip_norm: bound on each chain's gradient norm.
+        momentum: m of the heavy ball.
+        prior_precision: p of an added prior energy p |x|^2 / 2, outside of clipping.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind or range.
+
+    Source: Parisi 1981, Roberts and Tweedie 1996; orders and options: Du and Mordatch 2019, Nijkamp et al. 2019, Grathwohl et
+    al. 2020. docs/conventions.md maps their step sizes onto this one.
+    """
+
+    step_size: Coefficient
+    noise_std: Coefficient | None = None
+    temperature: float | Sequence[float] | Callable[[int], float] = 1.0
+    order: str = "gradient"
+    clamp: tuple[float | None, float | None] | None = None
+    clamp_after: str = "last"
+    grad_clip: float | None = None
+    grad_clip_norm: float | None = None
+    momentum: float = 0.0
+    prior_precision: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_coefficient(self.step_size, "step_size")
+        if self.noise_std is not None:
+            _check_coefficient(self.noise_std, "noise_std")
+        _check_coefficient(self.temperature, "temperature")
+        if self.order not in ("gradient", "noise"):
+            raise ValueError(f"order must be 'gradient' or 'noise', got {self.order!r}")
+        if self.clamp is not None:
+            checks.bounds(self.clamp, "clamp")
+        if self.clamp_after not in ("last", "step", "noise", "both"):
+            raise ValueError(f"clamp_after must be 'last', 'step', 'noise' or 'both', got {self.clamp_after!r}")
+        for name in ("grad_clip", "grad_clip_norm"):
+            if getattr(self, name) is not None:
+                checks.number(getattr(self, name), name, low=0.0, infinite=name == "grad_clip")
+        if self.grad_clip is not None and self.grad_clip_norm is not None:
+            raise ValueError("give grad_clip (elementwise) or grad_clip_norm (per chain), not both")
+        checks.number(self.momentum, "momentum")
+        checks.number(self.prior_precision, "prior_precision")
+
+    def has_schedule(self) -> bool:
+        """Whether a coefficient changes from step to step."""
+        return any(callable(c) or isinstance(c, (tuple, list)) for c in (self.step_size, self.noise_std, self.temperature))
+
+    def init(self, energy: Energy, x: Tensor, seed: int | None = None) -> ChainState:
+        """The state of chains that start at a copy of x # (n, *event)."""
+        x = x.detach().clone(memory_format=torch.contiguous_format)
+        checks.state(x, "x")
+        return ChainState(
+            x, fresh_seed() if seed is None else seed, velocity=torch.zeros_like(x) if self.momentum else None,
+            divergence_step=no_divergence(x),
+        )  # fmt: skip
+
+    def step(self, energy: Energy, state: ChainState) -> tuple[ChainState, StepInfo]:
+        """One step, as a pure function: (next state, what the step saw). Diverged chains are frozen."""
+        state = state.clone()
+        transition = LangevinTransition(self, EnergyFunction(energy), state, backend=None, guard=True, track=True, rng=None)
+        transition.advance(1)
+        assert state.divergence_step is not None
+        return state, StepInfo(transition.last_energy, transition.grad_norm(), state.divergence_step >= 0)
+
+    def transition(
+        self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
+    ) -> LangevinTransition:
+        """This sampler bound to an energy and a state that it advances in place."""
+        return LangevinTransition(self, energy, state, backend=backend, guard=guard, track=track, rng=rng)
+
+
+class LangevinTransition:
+    """Langevin steps in place; one gradient a step, one pass of the fused op a step where nothing is recorded between."""
+
+    def __init__(self, sampler: Langevin, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool,
+                 track: bool, rng: Tensor | None) -> None:  # fmt: skip
+        self.sampler, self.energy, self.state = sampler, energy, state
+        self.backend, self.guard, self.track, self.rng = backend, guard, track, rng
+        if sampler.momentum and state.velocity is None:
+            state.velocity = torch.zeros_like(state.x)
+        if guard and state.divergence_step is None:
+            state.divergence_step = no_divergence(state.x)
+        after = sampler.clamp_after
+        if after == "last":
+            after = "noise" if sampler.order == "gradient" else "step"
+        self.clamp = {} if sampler.clamp is None else {"clamp": sampler.clamp, "clamp_after": after}
+        self.last_energy = state.x.new_empty(0)
+        self._evaluated: tuple[Tensor, Tensor] | None = None
+        self._norm_sum = state.x.new_zeros(state.x.shape[:1], dtype=torch.float64 if state.x.dtype == torch.float64 else None)
+        if self._norm_sum.dtype not in (torch.float32, torch.float64):
+            self._norm_sum = self._norm_sum.float()
+        self._norm_since = state.age
+
+    def reset_stats(self) -> None:
+        self._norm_sum.zero_()
+        self._norm_since = self.state.age
+
+    def grad_norm(self) -> Tensor:
+        """Mean of |dE/dx| over the steps since `reset_stats` that a chain really took. (n,)"""
+        steps = self.state.age - self._norm_since
+        if not self.guard:
+            return self._norm_sum / max(steps, 1)
+        frozen_at = self.state.divergence_step - (self.state.step - steps)  # type: ignore[operator]
+        taken = torch.where(self.state.divergence_step < 0, steps, frozen_at)  # type: ignore[operator]
+        return self._norm_sum / taken.clamp(1, max(steps, 1))
+
+    def energy_now(self) -> Tensor:
+        """E at the present state; in the gradient-first order the gradient comes along and serves the next step."""
+        if self.state.x.numel() == 0:
+            return self._norm_sum.clone()
+        if self.sampler.order == "noise" or self.rng is not None:
+            return self.energy.value(self.state.x)
+        if self._evaluated is None:
+            self._evaluated = self.energy.value_and_grad(self.state.x)
+        return self._evaluated[0]
+
+    def advance(self, num_steps: int) -> None:
+        state = self.state
+        if self.rng is not None:
+            self._evaluated = None  # a captured graph must compute all it reads
+        if state.x.numel():
+            (self._gradient_first if self.sampler.order == "gradient" else self._noise_first)(num_steps)
+        if self.rng is not None:
+            self.rng[1].add_(num_steps)
+        state.step += num_steps
+        state.age += num_steps
+
+    def _coefficients(self, k: int) -> tuple[Any, Any]:
+        """Step size and noise of the k-th step from here."""
+        sampler, age = self.sampler, self.state.age + k
+        step_size = _at(sampler.step_size, "step_size", age)
+        if sampler.noise_std is not None:
+            return step_size, _at(sampler.noise_std, "noise_std", age)
+        temperature = checks.number(_at(sampler.temperature, "temperature", age), "temperature", low=0.0)
+        if isinstance(step_size, Tensor):
+            wanted = torch.float64 if self.state.x.dtype == torch.float64 else torch.float32
+            return step_size, (step_size.to(wanted) * (2.0 * temperature)).sqrt()
+        return step_size, math.sqrt(2.0 * checks.number(step_size, "step_size", low=0.0) * temperature)
+
+    def _update(self, grad: Tensor | None, step_size: Any, noise_std: Any, k: int, **clamp: Any) -> None:
+        """One pass of the fused op; the noise is that of the k-th step from here."""
+        state, sampler = self.state, self.sampler
+        langevin_step_(
+            state.x, grad, step_size=step_size, noise_std=noise_std, grad_clip=sampler.grad_clip,
+            grad_clip_norm=sampler.grad_clip_norm, prior_precision=sampler.prior_precision, velocity=state.velocity,
+            momentum=sampler.momentum, active=state.divergence_step < 0 if self.guard else None,  # type: ignore[operator]
+            seed=0 if self.rng is not None else state.seed, step=k if self.rng is not None else state.step + k,
+            chain_offset=state.chain_offset, rng=self.rng, backend=self.backend, **clamp,
+        )  # fmt: skip
+
+    def _evaluate(self, step_size: Any, noise_std: Any, k: int) -> Tensor:
+        """The gradient at x; keeps its norm and marks chains that cannot go on."""
+        energy, grad = self._evaluated or self.energy.value_and_grad(self.state.x)
+        self._evaluated = None
+        self.last_energy = energy
+        if self.track or self.guard:
+            norm = event_norm(grad, backend=self.backend)
+            if self.guard:
+                self._mark(energy, norm, step_size, noise_std, k)
+                norm = norm.where(self.state.divergence_step < 0, 0.0)  # type: ignore[operator]
+            if self.track:
+                self._norm_sum += norm
+        return grad
+
+    def _mark(self, energy: Tensor, norm: Tensor, step_size: Any, noise_std: Any, k: int) -> None:
+        """Freeze chains whose energy or gradient is not finite or whose next state could leave the dtype's range.
+
+        |x'| <= (1 + s p) |x| + s |g| + 6.77 n for every element: what passes cannot overflow, so a frozen state is finite.
+        """
+        state, sampler = self.state, self.sampler
+        assert state.divergence_step is not None
+        if sampler.grad_clip is not None and math.isfinite(sampler.grad_clip):
+            norm = norm.clamp(max=sampler.grad_clip * math.sqrt(state.x[0].numel()))
+        elif sampler.grad_clip_norm is not None:
+            norm = norm.where(~torch.isfinite(norm), norm.clamp(max=sampler.grad_clip_norm))
+        reach = event_norm(state.x, backend=self.backend) * (1.0 + step_size * abs(sampler.prior_precision)) + step_size * norm
+        if state.velocity is not None:
+            reach = reach + abs(sampler.momentum) * event_norm(state.velocity, backend=self.backend)
+        fine = torch.isfinite(energy) & (reach + _LARGEST_NORMAL * noise_std <= torch.finfo(state.x.dtype).max)
+        newly = ~fine & (state.divergence_step < 0)
+        if self.rng is not None:
+            state.divergence_step.copy_(torch.where(newly, self.rng[1] + k, state.divergence_step))
+        else:
+            state.divergence_step.masked_fill_(newly, state.step + k)
+
+    def _gradient_first(self, num_steps: int) -> None:
+        for k in range(num_steps):
+            step_size, noise_std = self._coefficients(k)
+            grad = self._evaluate(step_size, noise_std, k)
+            self._update(grad, step_size, noise_std, k, **self.clamp)
+
+    def _noise_first(self, num_steps: int) -> None:
+        # Noise of step k+1 rides on the gradient step of step k. A 16-bit state would be rounded once less than where
+        # a record lies between the two, so there the passes stay apart and the chain is the same either way.
+        fuse = self.state.x.itemsize >= 4
+        next_step, next_noise = self._coefficients(0)
+        self._update(None, next_step, next_noise, 0, **self.clamp)
+        for k in range(num_steps):
+            step_size, noise_std = next_step, next_noise
+            grad = self._evaluate(step_size, noise_std, k)
+            last = k + 1 == num_steps
+            if not last:
+                next_step, next_noise = self._coefficients(k + 1)
+            if last or not fuse:
+                self._update(grad, step_size, 0.0, k, **self.clamp)
+            else:
+                self._update(grad, step_size, next_noise, k + 1, **self.clamp)
+            if not last and not fuse:
+                self._update(None, next_step, next_noise, k + 1, **self.clamp)
+
+
+def langevin_(
+    x: Tensor,  # (n, *event)
+    energy: Energy,
+    *,
+    num_steps: int,
+    step_size: Coefficient,
+    noise_std: Coefficient | None = None,
+    temperature: float | Sequence[float] | Callable[[int], float] = 1.0,
+    order: str = "gradient",
+    clamp: tuple[float | None, float | None] | None = None,
+    clamp_after: str = "last",
+    grad_clip: float | None = None,
+    grad_clip_norm: float | None = None,
+    momentum: float = 0.0,
+    prior_precision: float = 0.0,
+    condition: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    step: int = 0,
+    chain_offset: int = 0,
+    generator: torch.Generator | None = None,
+    strategy: str = "auto",
+    backend: str | None = None,
+) -> Tensor:
+    """x <- x - s grad E(x) + n z, num_steps times, in place: the inner loop of an EBM trainer as one call.
+
+    Takes the arguments of `Langevin` and those of `sample` that make sense here. Allocates nothing of its own per step, never
+    waits for the device, leaves parameter gradients alone, and looks for no divergence (`sample` does).
+
+    Args:
+        x: (n, *event), contiguous, without grad; overwritten.
+        energy: callable (n, *event) -> (n,).
+        num_steps: K.
+        seed, step: counter of the noise; None draws a seed from torch's generator (or `generator`). A trainer that
+            fixes `seed` passes step = iteration * num_steps.
+
+    Returns:
+        x.
+
+    Example: IGEBM's loop is `langevin_(x, energy, num_steps=60, step_size=10.0, noise_std=0.005, order="noise",
+    grad_clip=0.01, clamp=(0, 1))`.
+    """
+    sampler = Langevin(step_size, noise_std, temperature, order, clamp, clamp_after, grad_clip, grad_clip_norm, momentum,
+                       prior_precision)  # fmt: skip
+    check_count(num_steps, "num_steps")
+    run_(energy, sampler, x, num_steps, seed=fresh_seed(generator) if seed is None else seed, step=step, chain_offset=chain_offset,
+         condition=condition, strategy=strategy, backend=backend)  # fmt: skip
+    return x
