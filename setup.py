@@ -108,9 +108,8 @@ class CMakeBuild(build_ext):
 
 
 def packages() -> list[str]:
-    return ["ebm_fast.kernels"] + sorted(
-        ".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "ebm_fast").rglob("__init__.py")
-    )
+    ours = (p.parent.relative_to(ROOT).parts for p in (ROOT / "ebm_fast").rglob("__init__.py"))
+    return ["ebm_fast.kernels", *sorted(map(".".join, ours))]
 
 
 setup(

@@ -1,0 +1,85 @@
+# `make demo` and `make test` do all of their own set-up, into .venv. `make help` lists the rest.
+#
+#   VENV=system   use the python3 at hand, which must hold torch, pip, setuptools, pybind11, cmake and what the tests
+#                 import: nothing is downloaded and nothing outside this folder is written
+#   PYTHON        the interpreter to start from                             (python3)
+#   TORCH_SPEC    what pip is asked for. On Linux PyPI's torch brings gigabytes of CUDA libraries; for the small build
+#                 PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" TORCH_SPEC=torch==2.13.0+cpu
+#   PIP_ARGS      more arguments for pip: an index, a proxy, a folder of wheels
+#   EXTRAS        extras of pyproject.toml to install                       (test,triton,lint; bench adds JAX)
+#   ARGS          more arguments for pytest or for the demo: make test ARGS="-k langevin"
+#   DEVICE        cpu or cuda, for test and bench                           (cpu)
+
+VENV       ?= .venv
+PYTHON     ?= python3
+TORCH_SPEC ?= torch==2.13.0
+PIP_ARGS   ?=
+EXTRAS     ?= test,triton,lint
+ARGS       ?=
+DEVICE     ?= cpu
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
+
+ifeq ($(VENV),system)
+# A venv without pip of its own that sees every package of the interpreter it starts from, whether that is a system python
+# (perhaps managed by the distribution, perhaps owned by root) or itself a venv.
+HOME_DIR := build/venv-system
+else
+HOME_DIR := $(VENV)
+endif
+PY    := $(HOME_DIR)/bin/python
+READY := $(HOME_DIR)/.ready
+
+.PHONY: help setup demo test lint bench clean distclean
+help:
+	@echo "make demo | test | lint | bench | setup | clean | distclean    (variables: see the top of Makefile)"
+
+setup: $(READY)
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "ebm_fast needs python >= 3.10, $(PYTHON) is older: make PYTHON=python3.11 ..." >&2; exit 1; }
+ifeq ($(VENV),system)
+	@$(PYTHON) -c 'import torch, pip, setuptools, pybind11' || { \
+	  echo "VENV=system uses $(PYTHON) as it is; install what it lacks, or leave VENV out" >&2; exit 1; }
+	$(PYTHON) -m venv --without-pip $(HOME_DIR)
+	$(PYTHON) -c 'import json, site, sys; paths = [p for p in sys.path if p.endswith("-packages")]; \
+	  print("import site; [site.addsitedir(p) for p in " + json.dumps(paths) + "]")' > $(HOME_DIR)/parent.txt
+	mv $(HOME_DIR)/parent.txt "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
+else
+	$(PYTHON) -m venv $(HOME_DIR) || { rm -rf $(HOME_DIR); echo "needs python3's venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+endif
+
+# Built without isolation: the compiler cache then outlives the installation, and a second one takes seconds.
+$(READY): $(PY) $(SOURCES)
+ifeq ($(VENV),system)
+	PATH="$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$$PATH" \
+	  $(PY) -m pip install --no-index --no-deps --no-build-isolation -e .
+else
+	$(PY) -m pip install $(PIP_ARGS) "setuptools>=77" wheel "pybind11>=2.12" "cmake>=3.24" ninja
+	$(PY) -m pip install $(PIP_ARGS) --no-build-isolation "$(TORCH_SPEC)" -e ".[$(EXTRAS)]"
+endif
+	@touch $@
+
+demo: $(READY)
+	$(HOME_DIR)/bin/ebm-fast demo $(ARGS)
+
+test: $(READY)
+	$(PY) -m pytest --device $(DEVICE) $(ARGS)
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m clang_format --version
+	find csrc -type f ! -name '*.inl' | xargs $(HOME_DIR)/bin/clang-format --dry-run -Werror
+
+bench: $(READY)
+	$(PY) -m pytest benchmarks --device $(DEVICE) $(ARGS)
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info ebm_fast/_C*.so $(HOME_DIR)/.ready
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv runs
