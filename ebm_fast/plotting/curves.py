@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _PANELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("mean energy", {"energy_data": "data", "energy_samples": "samples"}),
-    ("energy gap\n(data − samples)", {"gap": "gap"}),
+    ("energy gap\n(samples − data)", {"gap": "gap"}),
     ("gradient strength\nalong the chain", {"grad_norm": "gradient"}),
 )
 

@@ -1,0 +1,47 @@
+"""Samples from noise by a trained energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+
+import ebm_fast as ef
+
+RECORDED = 8  # chains whose way from noise to sample is kept
+
+
+def from_noise(
+    energy: Callable[[torch.Tensor], torch.Tensor],
+    sampler: ef.Langevin,
+    start: torch.Tensor,
+    *,
+    num_steps: int,
+    denoising_steps: int,
+    seed: int,
+    first_step: int,
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """num_steps of ``sampler``, then denoising_steps with noise that falls linearly to 0.
+
+    Args:
+        sampler: with a constant temperature and noise coupled to the step size.
+        start: (n, *event), overwritten.
+        first_step: where in the random stream of ``seed`` the chains begin.
+
+    Returns:
+        The samples (n, *event); states (T, min(n, RECORDED), *event) of the first chains at T moments; and
+        the steps at which they were taken, 0 first.
+    """
+    moments = sorted({0, *(round(num_steps * 2.0**-k) for k in range(8)), num_steps})
+    frames = [start[:RECORDED].clone()]
+    x = start
+    for begin, end in pairwise(moments):
+        ef.engine.run_(energy, sampler, x, end - begin, seed=seed, step=first_step + begin)
+        frames.append(x[:RECORDED].clone())
+    falling = [1.0 - (i + 1) / denoising_steps for i in range(denoising_steps)]
+    quieter = replace(sampler, temperature=[sampler.temperature * f * f for f in falling])
+    ef.engine.run_(energy, quieter, x, denoising_steps, seed=seed, step=first_step + num_steps)
+    frames.append(x[:RECORDED].clone())
+    return x, torch.stack(frames), [*moments, num_steps + denoising_steps]
