@@ -1,4 +1,23 @@
 // The Langevin op: 12 bytes of traffic per float32 element (16 or 20 with a velocity), noise and update in registers.
+#include <cmath>
+#include "../core/value.h"
+
+namespace ebm_fast {
+namespace {
+
+// Preferred by core/langevin.h to its own compare and select, which are twice the instructions; a NaN stays a NaN here too.
+HD inline float clamp(float a, float lo, float hi) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("max.NaN.f32 %0, %0, %1; min.NaN.f32 %0, %0, %2;" : "+f"(a) : "f"(lo), "f"(hi));
+    return a;
+#else
+    return a < lo ? lo : a > hi ? hi : a;
+#endif
+}
+
+}  // namespace
+}  // namespace ebm_fast
+
 #include "../core/langevin.h"
 #include "blocks.cuh"
 #include "launch.h"
@@ -8,13 +27,13 @@ namespace {
 
 // SIMPLE: x, gradient and noise alone, by far the commonest form; the other options are uniform branches of the general one.
 template <class T, bool WHOLE, bool SIMPLE>
-__global__ void __launch_bounds__(THREADS) langevin_kernel(const LangevinParams p) {
+__global__ void __launch_bounds__(THREADS)
+langevin_kernel(const LangevinParams p, LangevinCoefficients<typename Storage<T>::Value> c) {
     using V = typename Storage<T>::Value;
-    LangevinCoefficients<V> c = {V(p.step_size), V(p.noise_std), V(1), V(p.momentum), V(p.prior_precision), V(p.grad_clip),
-                                 V(p.step_lo), V(p.step_hi), V(p.noise_lo), V(p.noise_hi)};
     const Counter key = make_counter(p.stream);
-    const bool noisy = SIMPLE || p.noise_std != 0.0 || p.noise_std_at;
+    const bool noisy = SIMPLE || c.noise_std != V(0) || p.noise_std_at;
     for (Blocks at(p.chains, p.dim); at.inside(); at.next()) {
+        if (!SIMPLE && p.active && !p.active[at.chain]) continue;
         const int64_t from = at.element<WHOLE>(p.dim);
         const int count = WHOLE ? 4 : at.count(p.dim);
         V x[4], grad[4], velocity[4];
@@ -30,7 +49,6 @@ __global__ void __launch_bounds__(THREADS) langevin_kernel(const LangevinParams 
         if constexpr (SIMPLE) {
             for (int k = 0; k < 4; ++k) x[k] = fma(c.noise_std, V(z[k]), fma(-c.step_size, grad[k], x[k]));
         } else {
-            if (p.active && !p.active[at.chain]) continue;
             if (p.step_size_at) c.step_size = static_cast<const V*>(p.step_size_at)[at.chain * p.step_size_stride];
             if (p.noise_std_at) c.noise_std = static_cast<const V*>(p.noise_std_at)[at.chain * p.noise_std_stride];
             if (p.grad_scale) c.grad_scale = static_cast<const V*>(p.grad_scale)[at.chain];
@@ -49,14 +67,17 @@ __global__ void __launch_bounds__(THREADS) langevin_kernel(const LangevinParams 
 
 template <class T>
 void launch(const LangevinParams& p, cudaStream_t stream) {
+    using V = typename Storage<T>::Value;
     constexpr double inf = HUGE_VAL;
+    const LangevinCoefficients<V> c = {V(p.step_size), V(p.noise_std), V(1), V(p.momentum), V(p.prior_precision),
+                                       V(p.grad_clip), V(p.step_lo), V(p.step_hi), V(p.noise_lo), V(p.noise_hi)};
     const bool whole = p.dim % 4 == 0 && aligned<T>(p.x) && aligned<T>(p.grad) && aligned<T>(p.velocity);
     const bool simple = p.grad && !p.velocity && !p.step_size_at && !p.noise_std_at && !p.grad_scale && !p.active &&
                         p.noise_std != 0.0 && p.prior_precision == 0.0 && p.grad_clip == inf && p.step_lo == -inf &&
                         p.step_hi == inf && p.noise_lo == -inf && p.noise_hi == inf;
     const auto kernel = !whole ? langevin_kernel<T, false, false>
                       : simple ? langevin_kernel<T, true, true> : langevin_kernel<T, true, false>;
-    kernel<<<grid_for(p.chains, p.dim, "langevin_cuda"), THREADS, 0, stream>>>(p);
+    kernel<<<grid_for(p.chains, p.dim, "langevin_cuda"), THREADS, 0, stream>>>(p, c);
     check(cudaGetLastError(), "langevin_cuda");
 }
 
