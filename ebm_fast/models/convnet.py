@@ -57,8 +57,13 @@ class ConvNetEnergy(nn.Module):
             kernel, stride, padding, out = (*default, entry) if isinstance(entry, int) else entry
             sides = tuple((side + 2 * padding - kernel) // stride + 1 for side in sides)
             if min(sides) < 1:
-                raise ValueError(f"channels: convolution {i} of {tuple(channels)} leaves no pixel of {self.in_shape}")
-            layers += [nn.Conv2d(width, out, kernel, stride, padding), _ACTIVATIONS[activation](negative_slope)]
+                raise ValueError(
+                    f"channels: convolution {i} of {tuple(channels)} leaves no pixel of {self.in_shape}"
+                )
+            layers += [
+                nn.Conv2d(width, out, kernel, stride, padding),
+                _ACTIVATIONS[activation](negative_slope),
+            ]
             width = out
         layers.append(nn.Flatten())
         width *= sides[0] * sides[1]

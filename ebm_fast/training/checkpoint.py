@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def save_checkpoint(path: str | Path, state: Any) -> Path:
 
     path.mkdir(parents=True, exist_ok=True)
     tensor_file = _tensor_file(path, digest)
-    _write(tensor_file, payload)
-    _write(path / _STATE, document.encode())
+    write_atomically(tensor_file, payload)
+    write_atomically(path / _STATE, document.encode())
     for stale in path.glob("tensors-*"):
         if stale != tensor_file:
             stale.unlink(missing_ok=True)
@@ -63,14 +64,18 @@ def load_checkpoint(path: str | Path) -> Any:
         version, digest, encoded = document["format"], document["sha256"], document["state"]
         tensor_file = _tensor_file(path, digest)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{state_file}: expected a checkpoint's JSON; it is corrupt or truncated: {error}") from error
+        raise ValueError(
+            f"{state_file}: expected a checkpoint's JSON; it is corrupt or truncated: {error}"
+        ) from error
     if version != _FORMAT:
         raise ValueError(f"{state_file}: expected checkpoint format {_FORMAT}, got {version!r}")
     if not tensor_file.is_file():
         raise FileNotFoundError(f"{tensor_file}: the checkpoint's tensors are missing")
     payload = tensor_file.read_bytes()
     if _digest(payload, encoded) != digest:
-        raise ValueError(f"{path}: SHA-256 differs from the recorded one: the checkpoint is corrupt or truncated")
+        raise ValueError(
+            f"{path}: SHA-256 differs from the recorded one: the checkpoint is corrupt or truncated"
+        )
     try:
         return _decode(encoded, load(payload))
     except (SafetensorError, KeyError, ValueError) as error:
@@ -82,13 +87,20 @@ def latest_checkpoint(directory: str | Path) -> Path | None:
 
     Directories that a kill left without their `state.json` do not count.
     """
-    found = [(_number(entry), entry) for entry in Path(directory).glob("*") if (entry / _STATE).is_file()]
-    return max(found)[1] if found else None
+    found = complete_checkpoints(directory)
+    return found[-1] if found else None
 
 
-def _number(path: Path) -> int:
-    match = re.search(r"(\d+)$", path.name)
-    return int(match.group(1)) if match else -1
+def complete_checkpoints(directory: str | Path) -> list[Path]:
+    """The checkpoints in `directory` whose names end in a number, by that number."""
+    numbered = [(re.search(r"(\d+)$", entry.name), entry) for entry in Path(directory).glob("*")]
+    return [p for _, p in sorted((int(m.group(1)), p) for m, p in numbered if m and (p / _STATE).is_file())]
+
+
+def delete_checkpoint(path: str | Path) -> None:
+    """Remove a checkpoint so that a kill meanwhile leaves nothing that looks complete."""
+    (Path(path) / _STATE).unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 def _tensor_file(path: Path, digest: str) -> Path:
@@ -100,7 +112,8 @@ def _digest(payload: bytes, encoded: Any) -> str:
     return hashlib.sha256(payload + text.encode()).hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write and flush `<path>.partial`, then rename it to `path`."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         file.write(content)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebm_fast.training.shuffle import shuffle_keys
+
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK = 1 << 20
 
@@ -42,7 +44,7 @@ def load_digits(split_seed: int = 0) -> Split:
     bunch = sklearn_digits()
     images = torch.from_numpy(bunch.images).float().div_(8.0).sub_(1.0).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).long()
-    order = _permutation(len(images), split_seed, 0)
+    order = shuffle_keys(len(images), seed=split_seed, step=0, purpose="shuffle").argsort()
     half = (len(images) + 1) // 2
     first, second = order[:half], order[half:]
     return Split(Images(images[first], labels[first]), Images(images[second], labels[second]))
@@ -82,7 +84,9 @@ def load_idx(path: str | Path) -> Tensor:
             while len(payload) <= expected and (piece := stream.read(_CHUNK)):
                 payload += piece
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: expected a whole gzip stream; it is corrupt or truncated: {error}") from error
+            raise ValueError(
+                f"{path}: expected a whole gzip stream; it is corrupt or truncated: {error}"
+            ) from error
     if len(payload) != expected:
         found = f"at least {len(payload)}" if len(payload) > expected else f"only {len(payload)}"
         raise ValueError(f"{path}: expected {expected} bytes of data for {dtype.name} {shape}, found {found}")
@@ -130,13 +134,6 @@ def _find(root: Path, stem: str, name: str, url: str) -> Path:
     )
 
 
-def _permutation(n: int, seed: int, epoch: int) -> Tensor:
-    # The key (seed, epoch) of numpy's Philox, whose raw stream numpy promises to keep: the order outlives versions,
-    # and epochs of neighbouring seeds are unrelated.
-    keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
-    return torch.from_numpy(np.argsort(keys, kind="stable"))
-
-
 class BatchStream(Iterator[Any]):
     """Endless shuffled batches; the order of an epoch is a function of (seed, epoch) alone.
 
@@ -175,7 +172,14 @@ class BatchStream(Iterator[Any]):
         if self.position >= self.batches_per_epoch:
             self.epoch, self.position, self._order = self.epoch + 1, 0, None
         if self._order is None:
-            self._order = _permutation(self.num_rows, self.seed, self.epoch).to(self.tensors[0].device)
+            keys = shuffle_keys(
+                self.num_rows,
+                seed=self.seed,
+                step=self.epoch,
+                purpose="shuffle",
+                device=self.tensors[0].device,
+            )
+            self._order = keys.argsort()
         start = self.position * self.batch_size
         rows = self._order[start : start + self.batch_size]
         self.position += 1

@@ -26,7 +26,9 @@ class EMA:
         self.num_updates = 0
         self.average = {name: p.detach().clone() for name, p in module.named_parameters()}
         if not self.average:
-            raise ValueError(f"module: expected a module with parameters, got {type(module).__name__} without any")
+            raise ValueError(
+                f"module: expected a module with parameters, got {type(module).__name__} without any"
+            )
 
     @torch.no_grad()
     def update(self) -> None:
@@ -40,7 +42,10 @@ class EMA:
     @torch.no_grad()
     def swap(self, module: nn.Module | None = None) -> None:
         """Exchange average and parameters in place, so that captured graphs and optimisers keep their tensors."""
-        averages, parameters = list(self.average.values()), self._parameters(self.module if module is None else module)
+        averages, parameters = (
+            list(self.average.values()),
+            self._parameters(self.module if module is None else module),
+        )
         kept = [p.clone() for p in parameters]
         torch._foreach_copy_(parameters, averages)
         torch._foreach_copy_(averages, kept)
@@ -73,7 +78,9 @@ class EMA:
 def _require_same(expected: dict[str, Tensor], found: dict[str, Tensor], argument: str) -> None:
     wanted, came = ({name: tuple(t.shape) for name, t in d.items()} for d in (expected, found))
     if wanted != came:
-        difference = sorted(name for name in wanted.keys() | came.keys() if wanted.get(name) != came.get(name))
+        difference = sorted(
+            name for name in wanted.keys() | came.keys() if wanted.get(name) != came.get(name)
+        )
         raise ValueError(
             f"{argument}: expected parameters with the averaged names and shapes; "
             + "; ".join(f"{name}: {wanted.get(name)} here, {came.get(name)} there" for name in difference[:5])

@@ -29,7 +29,9 @@ def test_average_follows_its_definition(warmup):
     for t in range(200):
         perturb(module, t)
         decay = min(0.9, (1 + t) / (10 + t)) if warmup else 0.9
-        truth = [decay * a + (1 - decay) * p.detach() for a, p in zip(truth, module.parameters(), strict=True)]
+        truth = [
+            decay * a + (1 - decay) * p.detach() for a, p in zip(truth, module.parameters(), strict=True)
+        ]
         ema.update()
     for a, b in zip(ema.average.values(), truth, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
@@ -44,11 +46,16 @@ def test_applied_to_swaps_in_place_and_back_even_after_an_error():
     addresses = [p.data_ptr() for p in module.parameters()]
     present = [p.detach().clone() for p in module.parameters()]
     average = {name: a.clone() for name, a in ema.average.items()}
-    with pytest.raises(KeyError), ema.applied_to():
-        for name, p in module.named_parameters():
-            assert torch.equal(p, average[name]) and not torch.equal(p, present[0][:1])
-        assert [p.data_ptr() for p in module.parameters()] == addresses
-        raise KeyError
+
+    def look_and_fail() -> None:
+        with ema.applied_to():
+            assert all(torch.equal(p, average[name]) for name, p in module.named_parameters())
+            assert not any(torch.equal(p, q) for p, q in zip(module.parameters(), present, strict=True))
+            assert [p.data_ptr() for p in module.parameters()] == addresses
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        look_and_fail()
     for p, before in zip(module.parameters(), present, strict=True):
         assert torch.equal(p, before)
     for name, a in ema.average.items():
@@ -77,5 +84,8 @@ def test_errors():
         EMA(nn.Flatten())
     with pytest.raises(ValueError, match=r"0.weight: \(4, 3\) here, \(5, 3\) there"):
         EMA(net()).load_state_dict(EMA(nn.Sequential(nn.Linear(3, 5))).state_dict())
-    with pytest.raises(ValueError, match="module: expected parameters"), EMA(net()).applied_to(nn.Linear(3, 4)):
+    with (
+        pytest.raises(ValueError, match="module: expected parameters"),
+        EMA(net()).applied_to(nn.Linear(3, 4)),
+    ):
         pass

@@ -1,0 +1,274 @@
+"""Maximum likelihood by contrast with samples: CD-k, persistent CD, short-run MLE, and the terms of improved CD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ebm_fast import engine, ops
+from ebm_fast.objectives.finite import FiniteCheck
+from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
+from ebm_fast.objectives.initial import Init, InitialStates
+from ebm_fast.samplers import Langevin
+
+Batch = Tensor | Sequence[Tensor]
+
+
+class Buffer(Protocol):
+    """What `PersistentCD` asks of a replay buffer; `training.ReplayBuffer` is one."""
+
+    num_classes: int | None
+
+    def draw(self, n: int, y: Tensor | None = None) -> Any: ...
+    def write(self, slots: Tensor, x: Tensor) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def contrastive_divergence_loss(
+    e_data: Tensor,  # (n,)
+    e_model: Tensor,  # (m,)
+    *,
+    energy_l2: float = 0.0,
+) -> Tensor:  # ()
+    """L = mean E(x_data) - mean E(x_model) + energy_l2 (mean E(x_data)^2 + mean E(x_model)^2).
+
+    With x_model held constant, the gradient of the first two terms is that of the mean negative log-likelihood, for
+    p(x) ~ exp(-E(x)) and x_model drawn from it. Raises ValueError unless both are vectors of energies, n, m >= 1.
+    Sources: Hinton 2002 (CD); Du and Mordatch 2019 (the square).
+    """
+    for name, energies in (("e_data", e_data), ("e_model", e_model)):
+        if energies.dim() != 1 or len(energies) == 0:
+            raise ValueError(
+                f"{name}: expected one energy a state, (n,) with n >= 1, got {tuple(energies.shape)}"
+            )
+    loss = e_data.mean() - e_model.mean()
+    if energy_l2:
+        loss = loss + energy_l2 * (e_data.square().mean() + e_model.square().mean())
+    return loss
+
+
+class ContrastiveDivergence:
+    """L = E_data E(x) - E_{p^K} E(x): chains start at the data and take K steps of the sampler (CD-K).
+
+    `objective(batch)` returns (loss, metrics); batch is x (n, *event), or (x, y) for an energy E(x, y=labels). The
+    loss is an ordinary scalar; metrics are detached scalars on the device: energy_data, energy_samples, their gap
+    (samples minus data), grad_norm (mean ||grad_x E|| along the chain), and the added terms where there are any.
+    Parameters collect no gradient while sampling. In iteration t the chains use steps t K ... t K + K - 1 of one seed.
+
+    `energy_l2`: weight of E^2 on data and samples. `data_noise`: standard deviation of Gaussian noise added to the
+    data. `kl_weight`: weight of E_frozen(x_K(theta)), the KL term that CD drops, differentiated through the last
+    Langevin step; `entropy_weight`: weight of minus the mean log nearest-neighbour distance of the same samples (both:
+    Du, Li, Tenenbaum, Mordatch 2021, eqs. 5-9; they need a module as energy and Langevin without momentum or schedule).
+    A non-finite batch, chain or energy raises FloatingPointError naming it; on CUDA this comes an iteration or so
+    late, because nothing waits for the device, unless `check=True`. `finish_checks()` waits for what is under way.
+    Sources: Hinton 2002; SPEC of each option as named. Raises TypeError or ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        energy: Callable[..., Tensor],
+        sampler: Any,
+        *,
+        num_steps: int,
+        energy_l2: float = 0.0,
+        kl_weight: float = 0.0,
+        entropy_weight: float = 0.0,
+        data_noise: float = 0.0,
+        seed: int = 0,
+        chain_offset: int = 0,
+        check: bool = False,
+        strategy: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        if num_steps < 1:
+            raise ValueError(f"num_steps: expected >= 1, got {num_steps}")
+        weights = {
+            "energy_l2": energy_l2,
+            "kl_weight": kl_weight,
+            "entropy_weight": entropy_weight,
+            "data_noise": data_noise,
+        }
+        for name, weight in weights.items():
+            if not 0.0 <= weight < float("inf"):
+                raise ValueError(f"{name}: expected a finite number >= 0, got {weight}")
+        self.improved = kl_weight > 0.0 or entropy_weight > 0.0
+        if self.improved and not isinstance(energy, nn.Module):
+            raise TypeError(
+                f"energy: kl_weight and entropy_weight need a torch module, got {type(energy).__name__}"
+            )
+        plain = isinstance(sampler, Langevin) and sampler.momentum == 0.0 and not sampler.has_schedule()
+        if self.improved and not plain:
+            raise TypeError(
+                f"sampler: kl_weight and entropy_weight need Langevin without momentum or schedule, got {sampler}"
+            )
+        self.energy, self.sampler, self.num_steps = energy, sampler, num_steps
+        self.energy_l2, self.kl_weight, self.entropy_weight = energy_l2, kl_weight, entropy_weight
+        self.data_noise, self.seed, self.chain_offset = data_noise, seed, chain_offset
+        self.strategy, self.backend = strategy, backend
+        self.iteration = 0
+        self._require_finite = FiniteCheck(check)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        data, y = _split(batch)
+        if self.data_noise:
+            noise = ops.normal_(
+                torch.empty_like(data),
+                seed=self.seed,
+                step=self.iteration,
+                purpose="data_noise",
+                chain_offset=self.chain_offset,
+            )
+            data = data + self.data_noise * noise
+        condition = {} if y is None else {"y": y}
+        start = self._start(data, y)
+        samples, last, strength = self._sample(start, condition)
+
+        # One pass over both halves: fewer, larger kernels.
+        both = {name: torch.cat([value, value]) for name, value in condition.items()}
+        energies = self.energy(torch.cat([data, samples]), **both)
+        if tuple(energies.shape) != (2 * len(data),):
+            raise ValueError(
+                f"energy: expected one energy a state, ({2 * len(data)},), got {tuple(energies.shape)}"
+            )
+        e_data, e_model = energies.split(len(data))
+        self._require_finite(batch=data, samples=samples, energy_data=e_data, energy_samples=e_model)
+        self._keep(samples)
+
+        loss = contrastive_divergence_loss(e_data, e_model, energy_l2=self.energy_l2)
+        e_data, e_model = e_data.detach().mean(), e_model.detach().mean()
+        metrics = {
+            "energy_data": e_data,
+            "energy_samples": e_model,
+            "gap": e_model - e_data,
+            "grad_norm": strength.mean(),
+        }
+        if self.kl_weight:
+            kl = frozen_energy(self.energy, last, condition).mean()
+            loss, metrics["kl"] = loss + self.kl_weight * kl, kl.detach()
+        if self.entropy_weight:
+            entropy = nearest_neighbour_entropy(last)
+            loss, metrics["entropy"] = loss - self.entropy_weight * entropy, entropy.detach()
+        self.iteration += 1
+        return loss, metrics
+
+    def _sample(self, x: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The ends of the chains, the same as a differentiable function of the parameters, gradient strengths."""
+        first, count = self.iteration * self.num_steps, self.num_steps - self.improved
+        strength = torch.zeros(len(x), device=x.device)
+        if count:
+            norms = engine.run_(
+                self.energy,
+                self.sampler,
+                x,
+                num_steps=count,
+                seed=self.seed,
+                step=first,
+                chain_offset=self.chain_offset,
+                condition=condition,
+                strategy=self.strategy,
+                backend=self.backend,
+                grad_norm=True,
+            )
+            assert norms is not None
+            strength = norms
+        if not self.improved:
+            return x, x, strength
+        last, gradient = differentiable_last_step(
+            self.energy, self.sampler, x, condition, self.seed, first + count, self.chain_offset
+        )
+        strength = (strength * count + ops.event_norm(gradient)) / self.num_steps
+        return last.detach(), last, strength
+
+    def _start(self, data: Tensor, y: Tensor | None) -> Tensor:
+        """Starting states (n, *event) that the chains may overwrite."""
+        return data.detach().clone()
+
+    def _keep(self, samples: Tensor) -> None:
+        """Called with the ends of the chains, once they are known to be finite."""
+
+    def finish_checks(self) -> None:
+        """Wait for the finiteness checks still under way on CUDA; FloatingPointError where one fails."""
+        self._require_finite.finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed and the iteration, from which all random numbers follow."""
+        return {"seed": self.seed, "iteration": self.iteration}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the objective that was saved."""
+        self.seed, self.iteration = int(state["seed"]), int(state["iteration"])
+
+
+class PersistentCD(ContrastiveDivergence):
+    """L = E_data E(x) - E_buffer E(x): chains continue from a replay buffer and are written back to their slots.
+
+    `buffer` is a `training.ReplayBuffer` on the model's device; with labels in the batch, and a buffer with classes,
+    chain j continues a chain of class y[j]. Otherwise as `ContrastiveDivergence`.
+    Sources: Tieleman 2008; Du and Mordatch 2019 (rejuvenation).
+    """
+
+    def __init__(self, energy: Callable[..., Tensor], sampler: Any, buffer: Buffer, **options: Any) -> None:
+        super().__init__(energy, sampler, **options)
+        self.buffer = buffer
+
+    def _start(self, data: Tensor, y: Tensor | None) -> Tensor:
+        if y is None and self.buffer.num_classes is not None:
+            raise ValueError("batch: expected (x, y), because the buffer has classes; got x alone")
+        drawn = self.buffer.draw(len(data), y)
+        if drawn.x.shape != data.shape or drawn.x.dtype != data.dtype or drawn.x.device != data.device:
+            raise ValueError(
+                f"batch: expected states like the buffer's, {drawn.x.dtype} {tuple(drawn.x.shape)} on "
+                f"{drawn.x.device}, got {data.dtype} {tuple(data.shape)} on {data.device}"
+            )
+        self._slots = drawn.slots
+        return drawn.x
+
+    def _keep(self, samples: Tensor) -> None:
+        self.buffer.write(self._slots, samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the base class, and the buffer."""
+        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the objective that was saved."""
+        super().load_state_dict(state)
+        self.buffer.load_state_dict(state["buffer"])
+
+
+class ShortRunMLE(ContrastiveDivergence):
+    """L = E_data E(x) - E_{q^K} E(x): every chain starts from noise and takes K steps, far from convergence.
+
+    `init`: as in `ReplayBuffer`; the learned object is the K-step sampler rather than a density.
+    Otherwise as `ContrastiveDivergence`. Source: Nijkamp, Hill, Zhu, Wu 2019.
+    """
+
+    def __init__(
+        self, energy: Callable[..., Tensor], sampler: Any, init: Init = ("uniform", -1.0, 1.0), **options: Any
+    ) -> None:
+        super().__init__(energy, sampler, **options)
+        self.init = init
+        self._initial: InitialStates | None = None
+
+    def _start(self, data: Tensor, y: Tensor | None) -> Tensor:
+        initial = self._initial
+        if initial is None or initial.event_shape != data.shape[1:] or initial.device != data.device:
+            initial = InitialStates(self.init, data.shape[1:], device=data.device, dtype=data.dtype)
+            self._initial = initial
+        return initial(len(data), self.seed, self.iteration)
+
+
+def _split(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    data, y = (batch, None) if isinstance(batch, Tensor) else batch
+    if not isinstance(data, Tensor) or not data.is_floating_point() or data.dim() < 2 or len(data) == 0:
+        raise ValueError(
+            "batch: expected floating-point states (n, *event) with n >= 1, alone or with labels, got "
+            + (f"{data.dtype} {tuple(data.shape)}" if isinstance(data, Tensor) else type(data).__name__)
+        )
+    if y is not None and len(y) != len(data):
+        raise ValueError(f"batch: expected a label for each of {len(data)} states, got {len(y)}")
+    return data.detach().contiguous(), y

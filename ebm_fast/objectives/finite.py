@@ -1,0 +1,49 @@
+"""Noticing NaN and infinity without stopping the GPU."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+
+class FiniteCheck:
+    """Raises FloatingPointError naming the tensors that hold a NaN or an infinity.
+
+    On the CPU, or with `immediate`, at once. On CUDA the answer is copied to the host behind the work that is queued
+    and read in a later call, one or a few iterations on, so that no call waits for the device; `finish()` waits.
+    """
+
+    def __init__(self, immediate: bool = False) -> None:
+        self.immediate = immediate
+        self._pending: deque[tuple[list[str], Tensor, torch.cuda.Event]] = deque()
+
+    def __call__(self, **tensors: Tensor) -> None:
+        while self._pending and self._pending[0][2].query():
+            self._judge_oldest()
+        flags = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
+        if self.immediate or not flags.is_cuda:
+            _judge(list(tensors), flags)
+            return
+        answer = torch.empty(len(flags), dtype=torch.bool, pin_memory=True)
+        answer.copy_(flags, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._pending.append((list(tensors), answer, event))
+
+    def finish(self) -> None:
+        """Wait for every answer still under way."""
+        while self._pending:
+            self._pending[0][2].synchronize()
+            self._judge_oldest()
+
+    def _judge_oldest(self) -> None:
+        names, answer, _ = self._pending.popleft()
+        _judge(names, answer)
+
+
+def _judge(names: list[str], flags: Tensor) -> None:
+    bad = [name for name, finite in zip(names, flags.tolist(), strict=True) if not finite]
+    if bad:
+        raise FloatingPointError(f"not finite: {', '.join(bad)}")

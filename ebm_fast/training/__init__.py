@@ -1,0 +1,32 @@
+"""Training: data, replay buffer, weight averages, checkpoints, and a loop that resumes exactly."""
+
+from ebm_fast.training.buffer import Draw, ReplayBuffer
+from ebm_fast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from ebm_fast.training.data import (
+    BatchStream,
+    Images,
+    Split,
+    load_digits,
+    load_fashion_mnist,
+    load_idx,
+    load_mnist,
+)
+from ebm_fast.training.ema import EMA
+from ebm_fast.training.trainer import Trainer
+
+__all__ = [
+    "EMA",
+    "BatchStream",
+    "Draw",
+    "Images",
+    "ReplayBuffer",
+    "Split",
+    "Trainer",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_idx",
+    "load_mnist",
+    "save_checkpoint",
+]

@@ -1,0 +1,136 @@
+"""The replay buffer of persistent chains: on the model's device, drawn and written without waiting for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm_fast import ops
+from ebm_fast.objectives.initial import Init, InitialStates
+from ebm_fast.training.shuffle import shuffle_keys
+
+
+class Draw(NamedTuple):
+    """What `ReplayBuffer.draw` took: starting states, and where the ends of the chains are to be written."""
+
+    x: Tensor  # (n, *event), a copy
+    slots: Tensor  # (n,) int64, all different
+    y: Tensor | None  # (n,) int64, the class of each slot
+    fresh: Tensor  # (n,) bool, restarted from `init`
+
+
+class ReplayBuffer:
+    """Slot i holds a chain; a draw takes n different slots, each restarted from `init` with probability R.
+
+    `init`: ("uniform", lo, hi), ("normal", std), rows (m, *event) to choose from, or a function (n, seed, step) ->
+    (n, *event); it fills the buffer and restarts slots. `rejuvenation` is R: 0 never restarts, 1 always does.
+    With `num_classes`, slots belong to classes in equal blocks: slot i to class i // (size / num_classes).
+    Everything random is a function of (seed, number of the draw), and stays on `device`: `draw` and `write` wait for
+    nothing. Sources: Tieleman 2008 (persistent chains); Du and Mordatch 2019 (buffer, R = 5 %).
+    Raises TypeError or ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        event_shape: Sequence[int],
+        *,
+        init: Init,
+        rejuvenation: float = 0.05,
+        num_classes: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"size: expected >= 1, got {size}")
+        if not 0.0 <= rejuvenation <= 1.0:
+            raise ValueError(f"rejuvenation: expected a probability in [0, 1], got {rejuvenation}")
+        if num_classes is not None and (num_classes < 1 or size % num_classes):
+            raise ValueError(f"size: expected a multiple of num_classes={num_classes}, got {size}")
+        self.size, self.event_shape = size, tuple(event_shape)
+        self.rejuvenation, self.num_classes, self.seed = rejuvenation, num_classes, seed
+        self.initial = InitialStates(init, event_shape, device=device, dtype=dtype)
+        self.num_draws = 0
+        self.samples = self.initial(size, seed, 0)
+
+    def draw(self, n: int, y: Tensor | None = None) -> Draw:
+        """n slots without replacement; with labels y (n,) int64, slot j is one of class y[j].
+
+        Raises ValueError when n is more than the buffer (with labels: than one class) holds, or y does not fit. On
+        CUDA the range of y is left to the device's own assertion, because reading it would wait.
+        """
+        limit = self.size if y is None or self.num_classes is None else self.size // self.num_classes
+        if not 1 <= n <= limit:
+            raise ValueError(f"n: expected 1..{limit} (slots {'' if y is None else 'of one class'}), got {n}")
+        if y is not None:
+            self._check_labels(y, n)
+        self.num_draws += 1
+        slots = self._slots(n, y)
+        if self.num_classes is not None:
+            y = slots // (self.size // self.num_classes)
+        x, fresh = self.samples[slots], torch.zeros(n, dtype=torch.bool, device=slots.device)
+        if self.rejuvenation > 0.0:
+            chance = torch.empty(n, 1, device=slots.device)
+            ops.uniform_(chance, seed=self.seed, step=self.num_draws, purpose="rejuvenation")
+            fresh = chance.squeeze(1) <= self.rejuvenation
+            restarted = self.initial(n, self.seed, self.num_draws)
+            x = torch.where(fresh.view(n, *[1] * len(self.event_shape)), restarted, x)
+        return Draw(x, slots, y, fresh)
+
+    def _slots(self, n: int, y: Tensor | None) -> Tensor:
+        device = self.samples.device
+        keys = shuffle_keys(self.size, seed=self.seed, step=self.num_draws, purpose="slots", device=device)
+        if y is None:
+            return keys.topk(n).indices
+        block = self.size // (self.num_classes or 1)
+        ranking = keys.view(-1, block).topk(n, dim=1).indices  # (num_classes, n)
+        members = y.unsqueeze(1) == torch.arange(len(ranking), device=device)
+        turn = members.cumsum(0).gather(1, y.unsqueeze(1)).squeeze(1) - 1  # how many of the class came before
+        return y * block + ranking[y, turn]
+
+    def _check_labels(self, y: Tensor, n: int) -> None:
+        if self.num_classes is None:
+            raise ValueError("y: this buffer has no classes (num_classes=None), got labels")
+        if y.dtype != torch.int64 or tuple(y.shape) != (n,) or y.device != self.samples.device:
+            raise ValueError(
+                f"y: expected int64 ({n},) on {self.samples.device}, got {y.dtype} {tuple(y.shape)} on {y.device}"
+            )
+        if not y.is_cuda and (y.min() < 0 or y.max() >= self.num_classes):
+            raise ValueError(f"y: expected labels in 0..{self.num_classes - 1}, got {y.min()}..{y.max()}")
+
+    def write(self, slots: Tensor, x: Tensor) -> None:
+        """samples[slots] <- x: the ends of the chains, to slots of one draw (all different), which it copies."""
+        n = len(slots) if slots.dim() == 1 else -1
+        if slots.dtype != torch.int64 or n < 0 or slots.device != self.samples.device:
+            raise ValueError(
+                f"slots: expected int64 (n,) on {self.samples.device}, "
+                f"got {slots.dtype} {tuple(slots.shape)} on {slots.device}"
+            )
+        wanted = (n, *self.event_shape)
+        if tuple(x.shape) != wanted or x.dtype != self.samples.dtype or x.device != self.samples.device:
+            raise ValueError(
+                f"x: expected {self.samples.dtype} {wanted} on {self.samples.device}, "
+                f"got {x.dtype} {tuple(x.shape)} on {x.device}"
+            )
+        if n and not slots.is_cuda and (slots.min() < 0 or slots.max() >= self.size):
+            raise ValueError(f"slots: expected 0..{self.size - 1}, got {slots.min()}..{slots.max()}")
+        self.samples.index_copy_(0, slots, x.detach())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The chains, and the seed and number of the draws."""
+        return {"samples": self.samples, "seed": self.seed, "num_draws": self.num_draws}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the buffer that was saved; ValueError when it holds other events."""
+        samples = state["samples"]
+        if samples.shape != self.samples.shape or samples.dtype != self.samples.dtype:
+            raise ValueError(
+                f"state: expected samples {self.samples.dtype} {tuple(self.samples.shape)}, "
+                f"got {samples.dtype} {tuple(samples.shape)}"
+            )
+        self.samples.copy_(samples)
+        self.seed, self.num_draws = int(state["seed"]), int(state["num_draws"])
