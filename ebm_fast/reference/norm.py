@@ -8,5 +8,5 @@ from torch import Tensor
 
 def event_norm(x: Tensor) -> Tensor:
     """norm_i = sqrt(sum_d x_id^2), summed in float64. x # (n, *event) -> (n,)"""
-    norm = x.flatten(1).double().square().sum(1).sqrt()
+    norm = x.reshape(x.shape[0], -1).double().square().sum(1).sqrt()
     return norm if x.dtype == torch.float64 else norm.float()
