@@ -31,7 +31,7 @@ class InitialStates:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.event_shape = tuple(event_shape)
-        self.device, self.dtype = torch.device(device or "cpu"), dtype
+        self.device, self.dtype = torch.empty(0, device=device).device, dtype
         if isinstance(init, Tensor):
             if len(init) == 0 or tuple(init.shape[1:]) != self.event_shape:
                 raise ValueError(

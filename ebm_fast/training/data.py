@@ -44,7 +44,7 @@ def load_digits(split_seed: int = 0) -> Split:
     bunch = sklearn_digits()
     images = torch.from_numpy(bunch.images).float().div_(8.0).sub_(1.0).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).long()
-    order = shuffle_keys(len(images), seed=split_seed, step=0, purpose="shuffle").argsort()
+    order = shuffle_keys(len(images), seed=split_seed, step=0, purpose="shuffle", device="cpu").argsort()
     half = (len(images) + 1) // 2
     first, second = order[:half], order[half:]
     return Split(Images(images[first], labels[first]), Images(images[second], labels[second]))

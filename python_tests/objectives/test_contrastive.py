@@ -54,8 +54,7 @@ def test_gradient_is_the_exact_one_of_the_k_step_law(steps, start):
     chain's discretisation, whose variance 1 / (p (1 - s p / 2)) is 5 % above 1 / p.
     """
     m, p = 1.0, 1.0
-    generator = torch.Generator().manual_seed(0)
-    data = torch.randn(N, 1, generator=generator) * 2 + 3
+    data = torch.randn(N, 1) * 2 + 3
     energy = Gaussian(m, p)
     if start == "data":
         objective: ContrastiveDivergence = ContrastiveDivergence(energy, LANGEVIN, num_steps=steps, seed=1)
@@ -85,8 +84,7 @@ def test_gradient_is_the_exact_one_of_the_k_step_law(steps, start):
 
 def test_persistent_cd_finds_the_maximum_likelihood():
     """Averaged over the second half of the run; the fixed point is the data's law under the *discretised* chain."""
-    generator = torch.Generator().manual_seed(0)
-    data = torch.randn(2048, 1, generator=generator) * 0.8 - 1.5
+    data = torch.randn(2048, 1) * 0.8 - 1.5
     energy = Gaussian()
     buffer = ReplayBuffer(2048, (1,), init=("normal", 1.0), rejuvenation=0.0, seed=2)
     objective = PersistentCD(energy, LANGEVIN, buffer, num_steps=5, seed=2)
@@ -300,3 +298,21 @@ def test_bad_arguments():
     buffer = ReplayBuffer(10, (2,), init=("normal", 1.0))
     with pytest.raises(ValueError, match="states like the buffer's"):
         PersistentCD(Gaussian(), LANGEVIN, buffer, num_steps=1)(torch.ones(3, 1))
+
+
+@pytest.mark.cuda
+def test_an_iteration_does_not_wait_for_the_device_and_notices_nan_later():
+    net = small_net().cuda()
+    buffer = ReplayBuffer(40, (1, 8, 8), init=("uniform", -1.0, 1.0), device="cuda")
+    objective = PersistentCD(net, LANGEVIN, buffer, num_steps=4, strategy="step")
+    data = torch.rand(10, 1, 8, 8, device="cuda")
+    objective(data)[0].backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        objective(data)[0].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    objective.finish_checks()
+    objective(data * math.nan)
+    with pytest.raises(FloatingPointError, match="batch"):
+        objective.finish_checks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,6 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebm_fast.training.buffer import ReplayBuffer
+
+
+@pytest.fixture(autouse=True)
+def _on_device(device: str) -> Iterator[None]:
+    with torch.device(device):
+        yield
 
 
 def numbered(n: int, seed: int, step: int) -> torch.Tensor:
@@ -183,3 +190,16 @@ def test_bad_draws_and_writes():
     with pytest.raises(ValueError, match="state: expected samples"):
         plain.load_state_dict(buffer(6).state_dict())
     assert torch.equal(plain.samples, numbered(12, 0, 0)) and plain.num_draws == 0
+
+
+@pytest.mark.cuda
+def test_draw_and_write_do_not_wait_for_the_device():
+    chains = ReplayBuffer(100, (3,), init=("normal", 1.0), num_classes=5, rejuvenation=0.3, device="cuda")
+    y = torch.arange(10, device="cuda") % 5
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for labels in (None, y):
+            drawn = chains.draw(10, labels)
+            chains.write(drawn.slots, drawn.x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

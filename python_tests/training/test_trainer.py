@@ -79,16 +79,9 @@ def run_until_killed(directory: Path, iteration: int, operation: int) -> None:
     trainer.fit(ITERATIONS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, one_thread):
+def uninterrupted(tmp_path_factory):
+    torch.set_num_threads(1)
     trainer = build(tmp_path_factory.mktemp("whole"))
     trainer.fit(ITERATIONS)
     return trainer
@@ -102,18 +95,39 @@ def same(a: object, b: object) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+PLANS = ((2, NEVER), (7, NEVER), (NEVER, 2), (NEVER, 1), (NEVER, NEVER))
+
+
+def run_plans(directory: Path) -> None:
+    """Each plan in a process of its own, forked before anything was trained; prints how each one ended."""
+    load_digits()  # imports scikit-learn once for all of them
+    for plan in PLANS:
+        child = os.fork()
+        if child == 0:
+            try:
+                run_until_killed(directory, *plan)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(code, latest_checkpoint(directory))
+
+
 def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, uninterrupted):
     """Killed before the first checkpoint, between two, within a save (twice), and then finished."""
-    for iteration, operation in ((2, NEVER), (7, NEVER), (NEVER, 2), (NEVER, 1), (NEVER, NEVER)):
-        code = (
-            f"from test_trainer import *; run_until_killed(Path({str(tmp_path)!r}), {iteration}, {operation})"
-        )
-        path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-        environment = {**os.environ, "PYTHONPATH": path}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-        expected = 0 if iteration == operation == NEVER else -signal.SIGKILL
-        assert done.returncode == expected, done.stderr
-        assert (iteration, operation) != (7, NEVER) or latest_checkpoint(tmp_path).name == "iteration-4"
+    code = f"from test_trainer import *; run_plans(Path({str(tmp_path)!r}))"
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ends = [line.split() for line in done.stdout.splitlines()]
+    assert [int(end[0]) for end in ends] == [-signal.SIGKILL] * 4 + [0], done.stderr
+    assert ends[0][1] == "None"
+    assert [Path(end[1]).name for end in ends[1:]] == [f"iteration-{n}" for n in (4, 4, 4, ITERATIONS)]
     name = f"iteration-{ITERATIONS}"
     assert latest_checkpoint(tmp_path).name == name
     assert same(load_checkpoint(tmp_path / name), load_checkpoint(uninterrupted.directory / name))
