@@ -60,19 +60,24 @@ def program(name: str) -> str | None:
 
 
 def forget_stale_cache(build: Path, generator: str) -> None:
-    """Drop a CMake cache that names another generator or tools that are gone.
+    """Drop a CMake cache that names another generator, another folder, or tools that are gone.
 
-    pip builds in a throw-away environment; the cache left by an editable install then points into a deleted folder.
+    pip builds in a throw-away environment; the cache left by an editable install then points into a deleted folder. Objects
+    stay: ninja's log knows which of them another compiler or other flags have outdated.
     """
     cache = build / "CMakeCache.txt"
     if not cache.is_file():
         return
     entries = dict(re.findall(r"^([A-Za-z_0-9]+):[A-Z]+=(.*)$", cache.read_text(), re.M))
+    if entries.get("CMAKE_GENERATOR") != generator or entries.get("CMAKE_HOME_DIRECTORY") != str(ROOT):
+        shutil.rmtree(build)
+        build.mkdir()
+        return
     tools = [entries.get(k, "") for k in ("CMAKE_COMMAND", "CMAKE_MAKE_PROGRAM", "CMAKE_CXX_COMPILER", "pybind11_DIR")]
-    gone = any(t and not Path(t).exists() for t in tools)
-    if gone or entries.get("CMAKE_GENERATOR") != generator or entries.get("CMAKE_HOME_DIRECTORY") != str(ROOT):
-        shutil.rmtree(build / "CMakeFiles", ignore_errors=True)
+    if any(tool and not Path(tool).exists() for tool in tools):
         cache.unlink()
+        for facts in (build / "CMakeFiles").glob("[0-9]*"):  # what an older CMake or compiler said about itself
+            shutil.rmtree(facts)
 
 
 class CMakeBuild(build_ext):
