@@ -48,12 +48,11 @@ def test_an_install_compiles_what_changed_and_no_more(build, tree):
 
 
 def test_an_install_survives_the_end_of_the_environment_that_built_before(build, tree):
-    """pip's isolated environments are deleted; the CMake cache then names a ninja that is gone."""
+    """pip's isolated environments are deleted, and conda's; the CMake cache then names a ninja and a compiler that are gone."""
     (cache,) = tree.glob("build/cmake-*/CMakeCache.txt")
-    text, changes = re.subn(
-        r"^(CMAKE_MAKE_PROGRAM|pybind11_DIR|CMAKE_COMMAND):(\w+)=.*$", r"\1:\2=/gone/overlay/\1", cache.read_text(), flags=re.M
-    )
-    assert changes == 3
+    tools = r"^(CMAKE_MAKE_PROGRAM|CMAKE_CXX_COMPILER|pybind11_DIR|CMAKE_COMMAND):(\w+)=.*$"
+    text, changes = re.subn(tools, r"\1:\2=/gone/overlay/\1", cache.read_text(), flags=re.M)
+    assert changes == 4
     cache.write_text(text)
     assert build() == set()
     assert "/gone/overlay" not in cache.read_text()
