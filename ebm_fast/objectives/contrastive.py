@@ -65,7 +65,7 @@ class ContrastiveDivergence:
     Du, Li, Tenenbaum, Mordatch 2021, eqs. 5-9; they need a module as energy and Langevin without momentum or schedule).
     A non-finite batch, chain or energy raises FloatingPointError naming it; on CUDA this comes an iteration or so
     late, because nothing waits for the device, unless `check=True`. `finish_checks()` waits for what is under way.
-    Sources: Hinton 2002; SPEC of each option as named. Raises TypeError or ValueError naming the argument.
+    Sources: Hinton 2002; Raises TypeError or ValueError naming the argument.
     """
 
     def __init__(

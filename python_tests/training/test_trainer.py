@@ -46,7 +46,7 @@ def build(directory: Path | None, **options: object) -> Trainer:
         **{
             "ema": EMA(net, 0.99),
             "scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ITERATIONS),
-            "grad_clip": 1.0,
+            "grad_clip": 0.05,
             "directory": directory,
             "checkpoint_every": 4,
             "log_every": 3,
@@ -173,6 +173,12 @@ def test_callbacks_see_every_iteration_and_fit_continues(tmp_path):
     assert other_seen == seen
     with pytest.raises(ValueError, match="5 are done already, got 3"):
         trainer.fit(3)
+
+
+def test_schedule_and_clipping_act(uninterrupted):
+    assert uninterrupted.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)  # the cosine's end
+    norms = [p.grad.norm() for p in uninterrupted.module.parameters()]
+    assert torch.stack(norms).norm() == pytest.approx(0.05, rel=1e-3)
 
 
 def test_the_ema_follows(uninterrupted):
