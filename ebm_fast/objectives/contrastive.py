@@ -62,10 +62,10 @@ class ContrastiveDivergence:
     `energy_l2`: weight of E^2 on data and samples. `data_noise`: standard deviation of Gaussian noise added to the
     data. `kl_weight`: weight of E_frozen(x_K(theta)), the KL term that CD drops, differentiated through the last
     Langevin step; `entropy_weight`: weight of minus the mean log nearest-neighbour distance of the same samples (both:
-    Du, Li, Tenenbaum, Mordatch 2021, eqs. 5-9; they need a module as energy and Langevin without momentum or schedule).
+    Du, Li, Tenenbaum, Mordatch 2021; they need a module as energy and Langevin without momentum or schedule).
     A non-finite batch, chain or energy raises FloatingPointError naming it; on CUDA this comes an iteration or so
     late, because nothing waits for the device, unless `check=True`. `finish_checks()` waits for what is under way.
-    Sources: Hinton 2002; Raises TypeError or ValueError naming the argument.
+    Source: Hinton 2002. Raises TypeError or ValueError naming the argument.
     """
 
     def __init__(

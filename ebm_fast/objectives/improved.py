@@ -65,7 +65,7 @@ def frozen_energy(energy: Any, x: Tensor, condition: dict[str, Tensor]) -> Tenso
 def nearest_neighbour_entropy(x: Tensor) -> Tensor:  # (n, *event) -> ()
     """mean_i log min_{j != i} ||x_i - x_j||: the entropy of x up to scale and constant; the neighbours are constants.
 
-    Raises ValueError for fewer than two states. Source: Kozachenko and Leonenko 1987; eq. 9 of the paper.
+    Raises ValueError for fewer than two states. Source: Kozachenko and Leonenko 1987.
     """
     if len(x) < 2:
         raise ValueError(f"batch: entropy_weight needs at least 2 states, got {len(x)}")
