@@ -13,9 +13,9 @@ from .philox import geometry, on_device_of, side_by_side, stored_as, tile_of_blo
 
 
 @triton.jit
-def coefficient(value, FLOAT: tl.constexpr):
+def coefficient(value, dtype: tl.constexpr):
     """Triton passes a Python float as float32, so those of a float64 state travel as the integer of the same bits."""
-    if FLOAT == tl.float64:
+    if dtype == tl.float64:
         value = value.to(tl.int64).to(tl.float64, bitcast=True)
     return value
 

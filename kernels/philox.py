@@ -81,13 +81,13 @@ def side_by_side(a, b, c, d, TILE: tl.constexpr):
 
 
 @triton.jit
-def stored_as(a, TYPE: tl.constexpr):
+def stored_as(a, dtype: tl.constexpr):
     """a rounded to nearest in the type of the memory."""
-    if INTERPRETED and TYPE == tl.bfloat16:  # the interpreter cuts the low bits off
+    if INTERPRETED and dtype == tl.bfloat16:  # the interpreter cuts the low bits off
         bits = a.to(tl.uint32, bitcast=True)
         bits = tl.where(a == a, bits + 0x7FFF + ((bits >> 16) & 1), bits)
         a = bits.to(tl.float32, bitcast=True)
-    return a.to(TYPE)
+    return a.to(dtype)
 
 
 def geometry(x: torch.Tensor) -> tuple[tuple[int], tuple[int, int, int, tl.dtype, bool, int]]:
@@ -97,7 +97,9 @@ def geometry(x: torch.Tensor) -> tuple[tuple[int], tuple[int, int, int, tl.dtype
     per_chain = (dim + 3) // 4
     blocks = chains * per_chain
     index = tl.int64 if 4 * blocks >= WIDE_FROM else tl.int32
-    return ((blocks + TILE - 1) // TILE,), (blocks, dim, per_chain, index, dim % 4 == 0, TILE)
+    whole = dim % 4 == 0
+    tile = TILE if whole else TILE // 2  # addresses of odd events take registers
+    return ((blocks + tile - 1) // tile,), (blocks, dim, per_chain, index, whole, tile)
 
 
 def on_device_of(x: torch.Tensor) -> contextlib.AbstractContextManager:

@@ -14,9 +14,11 @@ constexpr int THREADS = 256;
 constexpr int64_t MOST_DIM = int64_t(1) << 33;      // block + stride fits 32 bits
 
 class Blocks {
-  public:
+public:
     __device__ Blocks(int64_t chains, int64_t dim)
-        : per_chain_((dim + 3) / 4), at_(int64_t(blockIdx.x) * THREADS + threadIdx.x), end_(chains * per_chain_),
+        : per_chain_((dim + 3) / 4),
+          at_(int64_t(blockIdx.x) * THREADS + threadIdx.x),
+          end_(chains * per_chain_),
           stride_(int64_t(gridDim.x) * THREADS) {
         divide(at_, chain, block);
         divide(stride_, chain_stride_, block_stride_);
@@ -37,7 +39,7 @@ class Blocks {
     }
     uint32_t chain, block;
 
-  private:
+private:
     __device__ void divide(int64_t a, uint32_t& quotient, uint32_t& rest) const {
         const bool small = static_cast<uint64_t>(a) >> 32 == 0;      // 64-bit division is a long subroutine
         quotient = small ? static_cast<uint32_t>(a) / per_chain_ : static_cast<uint32_t>(a / per_chain_);

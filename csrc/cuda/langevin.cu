@@ -28,7 +28,7 @@ namespace {
 // SIMPLE: x, gradient and noise alone, by far the commonest form; the other options are uniform branches of the general one.
 template <class T, bool WHOLE, bool SIMPLE>
 __global__ void __launch_bounds__(THREADS)
-langevin_kernel(const LangevinParams p, LangevinCoefficients<typename Storage<T>::Value> c) {
+    langevin_kernel(const LangevinParams p, LangevinCoefficients<typename Storage<T>::Value> c) {
     using V = typename Storage<T>::Value;
     const Counter key = make_counter(p.stream);
     const bool noisy = SIMPLE || c.noise_std != V(0) || p.noise_std_at;
@@ -69,14 +69,15 @@ template <class T>
 void launch(const LangevinParams& p, cudaStream_t stream) {
     using V = typename Storage<T>::Value;
     constexpr double inf = HUGE_VAL;
-    const LangevinCoefficients<V> c = {V(p.step_size), V(p.noise_std), V(1), V(p.momentum), V(p.prior_precision),
-                                       V(p.grad_clip), V(p.step_lo), V(p.step_hi), V(p.noise_lo), V(p.noise_hi)};
+    const LangevinCoefficients<V> c = {V(p.step_size), V(p.noise_std), V(1),         V(p.momentum), V(p.prior_precision),
+                                       V(p.grad_clip), V(p.step_lo),   V(p.step_hi), V(p.noise_lo), V(p.noise_hi)};
     const bool whole = p.dim % 4 == 0 && aligned<T>(p.x) && aligned<T>(p.grad) && aligned<T>(p.velocity);
     const bool simple = p.grad && !p.velocity && !p.step_size_at && !p.noise_std_at && !p.grad_scale && !p.active &&
                         p.noise_std != 0.0 && p.prior_precision == 0.0 && p.grad_clip == inf && p.step_lo == -inf &&
                         p.step_hi == inf && p.noise_lo == -inf && p.noise_hi == inf;
-    const auto kernel = !whole ? langevin_kernel<T, false, false>
-                      : simple ? langevin_kernel<T, true, true> : langevin_kernel<T, true, false>;
+    const auto kernel = !whole   ? langevin_kernel<T, false, false>
+                        : simple ? langevin_kernel<T, true, true>
+                                 : langevin_kernel<T, true, false>;
     kernel<<<grid_for(p.chains, p.dim, "langevin_cuda"), THREADS, 0, stream>>>(p, c);
     check(cudaGetLastError(), "langevin_cuda");
 }

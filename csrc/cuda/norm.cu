@@ -11,11 +11,11 @@ __device__ inline double warp_sum(double a) {
     return a;
 }
 
-template <class T, bool WHOLE, int WARPS>            // WARPS warps share a chain
+template <class T, bool WHOLE, int WARPS>  // WARPS warps share a chain
 __global__ void __launch_bounds__(THREADS) norm_kernel(const NormParams p) {
     constexpr int GROUP = 32 * WARPS;
     const int64_t chain = int64_t(blockIdx.x) * (THREADS / GROUP) + threadIdx.x / GROUP;
-    if (chain >= p.chains) return;                   // whole warps leave, and no barrier follows unless all stay
+    if (chain >= p.chains) return;  // whole warps leave, and no barrier follows unless all stay
     const T* x = static_cast<const T*>(p.x) + chain * p.dim;
     double sum = 0.0;
     for (int64_t i = int64_t(threadIdx.x % GROUP) * 4; i < p.dim; i += GROUP * 4) {

@@ -7,10 +7,16 @@
 namespace ebm_fast {
 namespace {
 
-template <class T> struct Storage { using Value = float; };
-template <> struct Storage<double> { using Value = double; };
+template <class T> struct Storage {
+    using Value = float;
+};
+template <> struct Storage<double> {
+    using Value = double;
+};
 
-template <class T> struct alignas(sizeof(T) < 4 ? 8 : 16) Four { T at[4]; };
+template <class T> struct alignas(sizeof(T) < 4 ? 8 : 16) Four {
+    T at[4];
+};
 
 template <class V, class T> __device__ inline V widen(T a) { return static_cast<V>(a); }
 template <class T, class V> __device__ inline T narrow(V a) { return static_cast<T>(a); }
@@ -35,7 +41,8 @@ __device__ inline void store4(T* p, int count, const V (&in)[4]) {
         for (int k = 0; k < 4; ++k) four.at[k] = narrow<T>(in[k]);
         *reinterpret_cast<Four<T>*>(p) = four;
     } else {
-        for (int k = 0; k < 4; ++k) if (k < count) p[k] = narrow<T>(in[k]);
+        for (int k = 0; k < 4; ++k)
+            if (k < count) p[k] = narrow<T>(in[k]);
     }
 }
 

@@ -1,0 +1,35 @@
+"""Every CUDA source compiled by nvcc for three GPU generations, without a GPU: registers and spills."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ARCHITECTURES = (80, 90, 100)
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = {"langevin.cu": 12, "noise.cu": 10, "norm.cu": 16}  # instantiations each
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_cuda_sources_compile_without_spills(name, cuda_toolkit, tmp_path, capsys):
+    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
+    run = subprocess.run(
+        [str(cuda_toolkit / "bin/nvcc"), "-std=c++17", "-O3", "-fmad=false", "-Xptxas=-v", "--threads=2", *targets, "-c",
+         str(ROOT / "csrc/cuda" / name), "-o", str(tmp_path / "out.o")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "warning" not in run.stderr.lower(), run.stderr
+    found = re.findall(
+        r"Compiling entry function '(\S+)' for 'sm_(\d+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads.*?Used (\d+) registers", run.stderr, re.S,
+    )  # fmt: skip
+    with capsys.disabled():
+        for architecture in ARCHITECTURES:
+            registers = sorted(int(row[5]) for row in found if int(row[1]) == architecture)
+            print(f"\nsm_{architecture} {name}: {len(registers)} kernels, registers {registers}", end="")
+    assert len(found) == KERNELS[name] * len(ARCHITECTURES)
+    assert not [row for row in found if any(int(spilled) for spilled in row[2:5])]
