@@ -146,7 +146,14 @@ class LangevinTransition:
         after = sampler.clamp_after
         if after == "last":
             after = "noise" if sampler.order == "gradient" else "step"
-        self.clamp = {} if sampler.clamp is None else {"clamp": sampler.clamp, "clamp_after": after}
+        # What a pass clamps: one that takes only one of the two moves clamps after that move only.
+        self.clamp: dict[str, Any] = {}
+        self.clamp_noise: dict[str, Any] = {}
+        self.clamp_step: dict[str, Any] = {}
+        if sampler.clamp is not None:
+            self.clamp = {"clamp": sampler.clamp, "clamp_after": after}
+            self.clamp_noise = {"clamp": sampler.clamp} if after != "step" else {}
+            self.clamp_step = {"clamp": sampler.clamp, "clamp_after": "step"} if after != "noise" else {}
         self.last_energy = state.x.new_empty(0)
         self._evaluated: tuple[Tensor, Tensor] | None = None
         self._norm_sum = state.x.new_zeros(state.x.shape[:1], dtype=torch.float64 if state.x.dtype == torch.float64 else None)
@@ -256,20 +263,20 @@ class LangevinTransition:
         # Noise of step k+1 rides on the gradient step of step k. A 16-bit state would be rounded once less than where
         # a record lies between the two, so there the passes stay apart and the chain is the same either way.
         fuse = self.state.x.itemsize >= 4
-        next_step, next_noise = self._coefficients(0)
-        self._update(None, next_step, next_noise, 0, **self.clamp)
+        following = self._coefficients(0)
+        self._update(None, *following, 0, **self.clamp_noise)
         for k in range(num_steps):
-            step_size, noise_std = next_step, next_noise
+            step_size, noise_std = following
             grad = self._evaluate(step_size, noise_std, k)
-            last = k + 1 == num_steps
-            if not last:
-                next_step, next_noise = self._coefficients(k + 1)
-            if last or not fuse:
-                self._update(grad, step_size, 0.0, k, **self.clamp)
+            if k + 1 == num_steps:
+                self._update(grad, step_size, 0.0, k, **self.clamp_step)
+                return
+            following = self._coefficients(k + 1)
+            if fuse:
+                self._update(grad, step_size, following[1], k + 1, **self.clamp)
             else:
-                self._update(grad, step_size, next_noise, k + 1, **self.clamp)
-            if not last and not fuse:
-                self._update(None, next_step, next_noise, k + 1, **self.clamp)
+                self._update(grad, step_size, 0.0, k, **self.clamp_step)
+                self._update(None, *following, k + 1, **self.clamp_noise)
 
 
 def langevin_(

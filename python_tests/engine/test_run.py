@@ -45,6 +45,35 @@ def test_recorded_thinned_and_resumed_runs_see_the_same_chain(order, dtype, devi
 
 
 @ORDERS
+@pytest.mark.parametrize("after", ["last", "step", "noise", "both"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_clamps_fall_in_the_same_places_however_the_run_is_cut(order, after, dtype):
+    """Moves wide enough that every clamp bites, from a start outside the bounds."""
+    x0 = 3.0 * torch.randn(20, 5).to(dtype)
+    options = {"noise_std": 1.0, "order": order, "clamp": (-0.6, 0.9), "clamp_after": after}
+    sampler = ef.Langevin(0.3, **options)
+    whole = ef.sample(quadratic, sampler, x0, num_steps=6, thin=6, seed=1).final
+    assert torch.equal(ef.sample(quadratic, sampler, x0, num_steps=6, seed=1).final, whole)
+    assert torch.equal(ef.langevin_(x0.clone(), quadratic, num_steps=6, step_size=0.3, seed=1, **options), whole)
+    x = x0.clone()
+    for k in range(6):  # by hand, a step at a time
+        z = ef.ops.normal_(torch.empty(x.shape), seed=1, step=k, purpose="langevin").double()
+        y = x.double()
+        last = {"gradient": "noise", "noise": "step"}[order] if after == "last" else after
+        for move in ("step", "noise") if order == "gradient" else ("noise", "step"):
+            if move == "noise":
+                y = y + z
+            else:
+                point = y.to(dtype)
+                leaf = point.detach().requires_grad_(True)
+                y = y - 0.3 * torch.autograd.grad(quadratic(leaf).sum(), leaf)[0].double()
+            if last in (move, "both"):
+                y = y.clamp(-0.6, 0.9)
+        x = y.to(dtype)
+    torch.testing.assert_close(whole, x, atol=2e-5 if dtype == torch.float32 else 0.1, rtol=1e-4)
+
+
+@ORDERS
 def test_strategies_agree(order, device):
     sampler = ef.Langevin(0.05, order=order, grad_clip=2.0, clamp=(-3, 3), clamp_after="both")
     x0 = torch.randn(33, 7, device=device)
