@@ -25,12 +25,15 @@ ifeq ($(VENV),system)
 # A venv without pip of its own that sees every package of the interpreter it starts from, whether that is a system python
 # (perhaps managed by the distribution, perhaps owned by root) or itself a venv.
 HOME_DIR := build/venv-system
+export PATH := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$(PATH)
 else
 HOME_DIR := $(VENV)
 endif
 PY    := $(HOME_DIR)/bin/python
 READY := $(HOME_DIR)/.ready
+export PATH := $(abspath $(HOME_DIR))/bin:$(PATH)
 
+.DELETE_ON_ERROR:
 .PHONY: help setup demo test lint bench clean distclean
 help:
 	@echo "make demo | test | lint | bench | setup | clean | distclean    (variables: see the top of Makefile)"
@@ -41,23 +44,23 @@ $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "ebm_fast needs python >= 3.10, $(PYTHON) is older: make PYTHON=python3.11 ..." >&2; exit 1; }
 ifeq ($(VENV),system)
-	@$(PYTHON) -c 'import torch, pip, setuptools, pybind11' || { \
-	  echo "VENV=system uses $(PYTHON) as it is; install what it lacks, or leave VENV out" >&2; exit 1; }
+	@$(PYTHON) -c 'import importlib.util as u, sys; \
+	  lacks = [n for n in ("torch", "pip", "setuptools", "pybind11", "pytest") if u.find_spec(n) is None]; \
+	  lacks and sys.exit(f"VENV=system uses {sys.executable} as it is, and it lacks {lacks}: install them or leave VENV out")'
 	$(PYTHON) -m venv --without-pip $(HOME_DIR)
-	$(PYTHON) -c 'import json, site, sys; paths = [p for p in sys.path if p.endswith("-packages")]; \
-	  print("import site; [site.addsitedir(p) for p in " + json.dumps(paths) + "]")' > $(HOME_DIR)/parent.txt
+	$(PYTHON) -c 'import sys; [print(f"import site; site.addsitedir({p!r})") for p in sys.path if p.endswith("-packages")]' \
+	  > $(HOME_DIR)/parent.txt
 	mv $(HOME_DIR)/parent.txt "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
 else
 	$(PYTHON) -m venv $(HOME_DIR) || { rm -rf $(HOME_DIR); echo "needs python3's venv module (Debian: apt install python3-venv)" >&2; exit 1; }
 endif
 
 # Built without isolation: the compiler cache then outlives the installation, and a second one takes seconds.
-$(READY): $(PY) $(SOURCES)
+$(READY): $(SOURCES) | $(PY)
 ifeq ($(VENV),system)
-	PATH="$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$$PATH" \
-	  $(PY) -m pip install --no-index --no-deps --no-build-isolation -e .
+	$(PY) -m pip install --no-index --no-deps --no-build-isolation -e .
 else
-	$(PY) -m pip install $(PIP_ARGS) "setuptools>=77" wheel "pybind11>=2.12" "cmake>=3.24" ninja
+	$(PY) -m pip install $(PIP_ARGS) "setuptools>=68" wheel "pybind11>=2.12" "cmake>=3.24" ninja
 	$(PY) -m pip install $(PIP_ARGS) --no-build-isolation "$(TORCH_SPEC)" -e ".[$(EXTRAS)]"
 endif
 	@touch $@
@@ -69,10 +72,9 @@ test: $(READY)
 	$(PY) -m pytest --device $(DEVICE) $(ARGS)
 
 lint: $(READY)
-	$(PY) -m ruff check .
-	$(PY) -m mypy
-	$(PY) -m clang_format --version
-	find csrc -type f ! -name '*.inl' | xargs $(HOME_DIR)/bin/clang-format --dry-run -Werror
+	ruff check .
+	mypy
+	find csrc -type f | xargs clang-format --dry-run -Werror
 
 bench: $(READY)
 	$(PY) -m pytest benchmarks --device $(DEVICE) $(ARGS)
