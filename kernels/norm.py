@@ -31,5 +31,7 @@ def event_norm(x: torch.Tensor) -> torch.Tensor:
     rows = 1024 // columns
     index = tl.int64 if x.numel() >= WIDE_FROM else tl.int32
     with on_device_of(x):
-        norm_kernel[((chains + rows - 1) // rows,)](x, out, chains, dim, index, rows, columns, num_warps=4)
+        norm_kernel[((chains + rows - 1) // rows,)](
+            x, out, chains, dim, index, rows, columns, num_warps=4, enable_fp_fusion=False
+        )
     return out

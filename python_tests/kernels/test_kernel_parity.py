@@ -208,3 +208,34 @@ def test_norm(dtype, op, device):
         big = torch.tensor([[3e30, 4e30], [INF, 0.0], [math.nan, 0.0], [0.0, 0.0]], dtype=dtype, device=device)
         expected = torch.tensor([5e30, INF, math.nan, 0.0], dtype=dtype, device=device)
         torch.testing.assert_close(event_norm(big), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("op", ["triton"], indirect=True)
+def test_64_bit_indices_change_nothing(op, device, monkeypatch):
+    from ebm_fast.kernels import norm as norm_module
+    from ebm_fast.kernels import philox
+
+    def everything() -> list[torch.Tensor]:
+        x, velocity = updated(op("langevin_step_"), FORMS["all"], (700, 3), torch.float32, device)
+        return [x, velocity, op("event_norm")(x), drawn(op("noise_"), (300, 8), NORMAL, torch.float32, device)]
+
+    narrow = everything()
+    for module in (philox, norm_module):
+        monkeypatch.setattr(module, "WIDE_FROM", 0)
+    torch.testing.assert_close(everything(), narrow, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+@pytest.mark.cuda
+def test_more_elements_than_32_bits_count(op, device):
+    if device == "cpu":
+        pytest.skip("takes 4 GB and a GPU's speed")
+    purpose, seed, step, _ = STREAM
+    out = torch.empty(2**21 + 8, 1025, dtype=torch.bfloat16, device=device)
+    op("noise_")(out, None, NORMAL, purpose, seed, step, 5)
+    last = drawn(op("noise_"), (8, 1025), NORMAL, torch.bfloat16, device, stream=(purpose, seed, step, 5 + 2**21))
+    assert torch.equal(out[-8:], last)
+    numbers = (PLAIN | {"step_size": 1.0, "noise_std": 0.0}).values()
+    op("langevin_step_")(out, out.clone(), None, None, None, None, None, None, *numbers, *STREAM)
+    assert not out.any()
+    out[-1] = 2.0
+    assert op("event_norm")(out)[-2:].tolist() == [0.0, pytest.approx(2.0 * 1025**0.5)]
