@@ -25,16 +25,20 @@ template <class T> T* at(Pointer p) { return reinterpret_cast<T*>(p); }
 // The arguments of each op up to its params struct are the same on every device; `where` is threads or (stream).
 NoiseParams noise_params(Pointer out, int64_t chains, int64_t dim, int dtype, int kind, uint64_t seed, uint64_t step,
                          uint32_t purpose, uint32_t chain_offset, Pointer rng) {
-    return {{seed, step, purpose, chain_offset, at<const int64_t>(rng)}, chains, dim, static_cast<DType>(dtype),
-            static_cast<NoiseKind>(kind), at<void>(out)};
+    return {{seed, step, purpose, chain_offset, at<const int64_t>(rng)},
+            chains,
+            dim,
+            static_cast<DType>(dtype),
+            static_cast<NoiseKind>(kind),
+            at<void>(out)};
 }
 
-LangevinParams langevin_params(Pointer x, Pointer grad, Pointer velocity, int64_t chains, int64_t dim, int dtype, double step_size,
-                               double noise_std, Pointer step_size_at, int64_t step_size_stride, Pointer noise_std_at,
-                               int64_t noise_std_stride, Pointer grad_scale, Pointer active, double momentum,
-                               double prior_precision, double grad_clip, double step_lo, double step_hi, double noise_lo,
-                               double noise_hi, uint64_t seed, uint64_t step, uint32_t purpose, uint32_t chain_offset,
-                               Pointer rng) {
+LangevinParams langevin_params(Pointer x, Pointer grad, Pointer velocity, int64_t chains, int64_t dim, int dtype,
+                               double step_size, double noise_std, Pointer step_size_at, int64_t step_size_stride,
+                               Pointer noise_std_at, int64_t noise_std_stride, Pointer grad_scale, Pointer active,
+                               double momentum, double prior_precision, double grad_clip, double step_lo, double step_hi,
+                               double noise_lo, double noise_hi, uint64_t seed, uint64_t step, uint32_t purpose,
+                               uint32_t chain_offset, Pointer rng) {
     LangevinParams p{};
     p.stream = {seed, step, purpose, chain_offset, at<const int64_t>(rng)};
     p.chains = chains, p.dim = dim, p.dtype = static_cast<DType>(dtype);

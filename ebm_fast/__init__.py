@@ -1,22 +1,33 @@
 """ebm_fast: a fast sampling engine for energy-based models, p(x) proportional to exp(-E(x)/T)."""
 
-from . import engine, ops, samplers
+from . import engine, models, objectives, ops, samplers, training
 from .engine import ChainState, Interrupted, Run, sample
+from .objectives import ContrastiveDivergence, PersistentCD, ShortRunMLE
 from .ops import BackendError, use_backend
 from .samplers import Langevin, langevin_
+from .training import EMA, ReplayBuffer, Trainer
 
 __version__ = "0.1.0"
 __all__ = [
+    "EMA",
     "BackendError",
     "ChainState",
+    "ContrastiveDivergence",
     "Interrupted",
     "Langevin",
+    "PersistentCD",
+    "ReplayBuffer",
     "Run",
+    "ShortRunMLE",
+    "Trainer",
     "__version__",
     "engine",
     "langevin_",
+    "models",
+    "objectives",
     "ops",
     "sample",
     "samplers",
+    "training",
     "use_backend",
 ]

@@ -26,11 +26,17 @@ typedef int64_t J2 __attribute__((vector_size(4 * W)));
 
 template <int... i> struct Index {};
 template <int n, int... i> struct MakeIndex : MakeIndex<n - 1, n - 1, i...> {};
-template <int... i> struct MakeIndex<0, i...> { using type = Index<i...>; };
+template <int... i> struct MakeIndex<0, i...> {
+    using type = Index<i...>;
+};
 
 template <class V> struct Scalar;
-template <> struct Scalar<F> { using type = float; };
-template <> struct Scalar<D> { using type = double; };
+template <> struct Scalar<F> {
+    using type = float;
+};
+template <> struct Scalar<D> {
+    using type = double;
+};
 
 template <class V, class S> inline V broadcast(S a) { return V{} + static_cast<typename Scalar<V>::type>(a); }
 inline I float_to_bits(F a) { return (I)a; }
@@ -61,7 +67,8 @@ inline L multiply_low_words(L a, L b) { return (a & 0xFFFFFFFFu) * (b & 0xFFFFFF
 #if !defined(__AVX2__)
 // In float64 the product is exact, so this is a fused multiply-add but for double rounding: slower, and equal on all machines.
 inline F fma(F a, F b, F c) {
-    return __builtin_convertvector(__builtin_convertvector(a, D) * __builtin_convertvector(b, D) + __builtin_convertvector(c, D), F);
+    return __builtin_convertvector(__builtin_convertvector(a, D) * __builtin_convertvector(b, D) + __builtin_convertvector(c, D),
+                                   F);
 }
 #endif
 inline D fma(D a, D b, D c) { return a * b + c; }
@@ -76,7 +83,9 @@ inline F to_float(U a) {
 
 // 32-bit words of W blocks, in two vectors of 64-bit lanes: the even and the odd blocks. The upper halves hold rubbish,
 // which costs nothing: the multiplier reads the lower halves only.
-struct Words { L even, odd; };
+struct Words {
+    L even, odd;
+};
 
 inline void mulhilo(Words a, uint32_t m, Words& hi, Words& lo) {
     const L factor = L{} + m;

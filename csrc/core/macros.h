@@ -12,5 +12,9 @@
 #define EBM_FAST_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-#define EBM_FAST_CORE_BEGIN namespace ebm_fast { namespace {
-#define EBM_FAST_CORE_END } }
+#define EBM_FAST_CORE_BEGIN \
+    namespace ebm_fast { \
+    namespace {
+#define EBM_FAST_CORE_END \
+    } \
+    }

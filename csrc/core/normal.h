@@ -27,9 +27,9 @@ HD inline F horner(const float (&coefficient)[N], F x) {
 
 // (ln(1+f) - f)/f^2 on [sqrt(1/2)-1, sqrt(2)-1]; (sin(ht) - ht)/t^3 and (cos(ht) - 1)/t^2 in t^2 on [0, 1/4], h = pi/2:
 // Chebyshev interpolants, absolute errors 3e-8, 8e-8 (times t^3) and 8e-10.
-#define EBM_FAST_LOG_COEFFICIENTS                                                                                      \
-    {-0.4999999765f, 0.3333333003f, -0.2500078124f, 0.2000123446f, -0.1662664563f, 0.1420485595f, -0.1312755565f,      \
-     0.1272267279f, -0.07673641502f}
+#define EBM_FAST_LOG_COEFFICIENTS \
+    {-0.4999999765f, 0.3333333003f,  -0.2500078124f, 0.2000123446f,  -0.1662664563f, \
+     0.1420485595f,  -0.1312755565f, 0.1272267279f,  -0.07673641502f}
 #define EBM_FAST_SIN_COEFFICIENTS {-0.6459640198f, 0.07968703122f, -0.004621966732f}
 #define EBM_FAST_COS_COEFFICIENTS {-1.233700549f, 0.2536694104f, -0.02086152834f, 0.0009067398984f}
 

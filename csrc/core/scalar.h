@@ -9,8 +9,16 @@ template <class V, class S> HD inline V broadcast(S a) { return static_cast<V>(a
 HD inline int32_t to_signed(uint32_t a) { return static_cast<int32_t>(a); }
 HD inline float to_float(int32_t a) { return static_cast<float>(a); }
 HD inline float to_float(uint32_t a) { return static_cast<float>(a); }
-HD inline int32_t float_to_bits(float a) { int32_t b; memcpy(&b, &a, 4); return b; }
-HD inline float bits_to_float(int32_t a) { float b; memcpy(&b, &a, 4); return b; }
+HD inline int32_t float_to_bits(float a) {
+    int32_t b;
+    memcpy(&b, &a, 4);
+    return b;
+}
+HD inline float bits_to_float(int32_t a) {
+    float b;
+    memcpy(&b, &a, 4);
+    return b;
+}
 HD inline float flip_sign(float a, int32_t sign_bit) { return bits_to_float(float_to_bits(a) ^ sign_bit); }
 HD inline float select(bool mask, float a, float b) { return mask ? a : b; }
 HD inline float fma(float a, float b, float c) { return ::fmaf(a, b, c); }

@@ -9,5 +9,5 @@
 #define EBM_FAST_NAME_(a) #a
 #define EBM_FAST_NAME(a) EBM_FAST_NAME_(a)
 
-const ebm_fast::CpuKernels ebm_fast::EBM_FAST_JOIN(EBM_FAST_ISA, _kernels) = {
-    EBM_FAST_NAME(EBM_FAST_ISA), ebm_fast::noise_range, ebm_fast::langevin_range, ebm_fast::norm_range};
+const ebm_fast::CpuKernels ebm_fast::EBM_FAST_JOIN(EBM_FAST_ISA, _kernels) = {EBM_FAST_NAME(EBM_FAST_ISA), ebm_fast::noise_range,
+                                                                              ebm_fast::langevin_range, ebm_fast::norm_range};

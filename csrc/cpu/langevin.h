@@ -38,9 +38,9 @@ struct LangevinTile {
     LangevinCoefficients<V> c;
 
     explicit LangevinTile(const LangevinParams& params) : p(params) {
-        c = {broadcast<V>(p.step_size), broadcast<V>(p.noise_std), broadcast<V>(1), broadcast<V>(p.momentum),
+        c = {broadcast<V>(p.step_size),       broadcast<V>(p.noise_std), broadcast<V>(1),         broadcast<V>(p.momentum),
              broadcast<V>(p.prior_precision), broadcast<V>(p.grad_clip), broadcast<V>(p.step_lo), broadcast<V>(p.step_hi),
-             broadcast<V>(p.noise_lo), broadcast<V>(p.noise_hi)};
+             broadcast<V>(p.noise_lo),        broadcast<V>(p.noise_hi)};
     }
 
     // W elements at `from`, of which `count` exist

@@ -18,7 +18,9 @@ inline int64_t first_element(int64_t block, int64_t dim) {
 }
 
 struct BitsOf {
-    static void make(const U (&w)[4], I (&out)[4]) { for (int k = 0; k < 4; ++k) out[k] = (I)w[k]; }
+    static void make(const U (&w)[4], I (&out)[4]) {
+        for (int k = 0; k < 4; ++k) out[k] = (I)w[k];
+    }
 };
 struct UniformOf {
     static void make(const U (&w)[4], I (&out)[4]) {

@@ -12,9 +12,7 @@ inline double widen(BFloat16 a) {
     std::memcpy(&value, &bits, sizeof value);
     return value;
 }
-inline double widen(Half a) {
-    return load_part(&a, 1)[0];
-}
+inline double widen(Half a) { return load_part(&a, 1)[0]; }
 
 template <class T>
 inline void norm_rows(const NormParams& p, int64_t begin, int64_t end) {

@@ -11,9 +11,9 @@ const char* thread_runtime();      // "openmp" (the one torch has loaded), "thre
 
 template <class Body>
 void parallel_for(int64_t count, int64_t grain, int64_t align, int threads, const Body& body) {
-    parallel_ranges(count, grain, align, threads,
-                    [](void* context, int64_t b, int64_t e) { (*static_cast<const Body*>(context))(b, e); },
-                    const_cast<void*>(static_cast<const void*>(&body)));
+    parallel_ranges(
+        count, grain, align, threads, [](void* context, int64_t b, int64_t e) { (*static_cast<const Body*>(context))(b, e); },
+        const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 }  // namespace ebm_fast

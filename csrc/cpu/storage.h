@@ -4,15 +4,33 @@
 
 EBM_FAST_CORE_BEGIN
 
-struct BFloat16 { uint16_t bits; };
-struct Half { uint16_t bits; };
+struct BFloat16 {
+    uint16_t bits;
+};
+struct Half {
+    uint16_t bits;
+};
 typedef uint16_t U16 __attribute__((vector_size(2 * W)));
 
-template <class T> struct Storage { using Vector = F; using Scalar = float; };
-template <> struct Storage<double> { using Vector = D; using Scalar = double; };
+template <class T> struct Storage {
+    using Vector = F;
+    using Scalar = float;
+};
+template <> struct Storage<double> {
+    using Vector = D;
+    using Scalar = double;
+};
 
-inline F load(const float* p) { F a; std::memcpy(&a, p, sizeof a); return a; }
-inline D load(const double* p) { D a; std::memcpy(&a, p, sizeof a); return a; }
+inline F load(const float* p) {
+    F a;
+    std::memcpy(&a, p, sizeof a);
+    return a;
+}
+inline D load(const double* p) {
+    D a;
+    std::memcpy(&a, p, sizeof a);
+    return a;
+}
 inline void store(float* p, F a) { std::memcpy(p, &a, sizeof a); }
 inline void store(double* p, D a) { std::memcpy(p, &a, sizeof a); }
 inline void store(int32_t* p, I a) { std::memcpy(p, &a, sizeof a); }

@@ -142,7 +142,8 @@ def run(energy: Energy, sampler: Any, state: ChainState, num_steps: int, conditi
             raise RuntimeError(f"strategy='graph' could not capture this energy ({error}); use strategy='step'") from error
         _uncapturable.add(energy)
         warnings.warn(
-            f"this energy cannot be captured in a CUDA graph, so its chains run step by step: {error}", RuntimeWarning, stacklevel=4
+            f"this energy cannot be captured in a CUDA graph, so its chains run step by step: {error}",
+            RuntimeWarning, stacklevel=4,
         )
         return FAILED
 

@@ -196,8 +196,7 @@ def sample(
         raise ValueError(f"on_divergence must be one of {', '.join(POLICIES)}, got {on_divergence!r}")
     state = _start(energy, sampler, x0, resume, seed, chain_offset, step, generator, on_divergence)
     guard = on_divergence != "ignore"
-    if state.divergence_step is None:
-        state.divergence_step = no_divergence(state.x)
+    diverged_at = state.divergence_step = no_divergence(state.x) if state.divergence_step is None else state.divergence_step
     name, backend = pick_strategy("step" if strategy == "auto" else strategy, backend, energy, state.x)
     transition: Transition
     if name == "graph":
@@ -216,7 +215,7 @@ def sample(
         rows = done // thin
         return Run(
             None if samples is None else samples[:rows], state.x.clone(),
-            RunStats(None if energies is None else energies[:rows], transition.grad_norm(), state.divergence_step.clone()),
+            RunStats(None if energies is None else energies[:rows], transition.grad_norm(), diverged_at.clone()),
             state.clone(), name, done,
         )  # fmt: skip
 
@@ -224,7 +223,7 @@ def sample(
         transition.advance(count)
         if bar is not None:
             bar.update(count)
-        return on_divergence == "stop" and bool((state.divergence_step >= 0).any())
+        return on_divergence == "stop" and bool(state.diverged.any())
 
     try:
         left, stopped = warmup, False
@@ -259,6 +258,5 @@ def sample(
 
 
 def _first(state: ChainState, most: int = 8) -> str:
-    assert state.divergence_step is not None
-    chains = (torch.nonzero(state.divergence_step >= 0).flatten() + state.chain_offset).tolist()
+    chains = (torch.nonzero(state.diverged).flatten() + state.chain_offset).tolist()
     return ", ".join(map(str, chains[:most])) + (", ..." if len(chains) > most else "")

@@ -33,6 +33,12 @@ class ChainState:
     velocity: Tensor | None = None
     divergence_step: Tensor | None = None
 
+    @property
+    def diverged(self) -> Tensor:
+        """(n,) bool, chains that diverged; of a state whose run looks for divergence."""
+        assert self.divergence_step is not None
+        return self.divergence_step >= 0
+
     def clone(self) -> ChainState:
         """An independent copy."""
         tensors = {k: t.clone() for k in _TENSORS if (t := getattr(self, k)) is not None}

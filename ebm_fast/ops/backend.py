@@ -66,9 +66,8 @@ def _check_name(backend: str, where: str) -> str:
 
 
 # Read at import: looking into the environment costs a microsecond, a tenth of a whole call.
-_chosen: ContextVar[str] = ContextVar(
-    "ebm_fast_backend", default=_check_name(os.environ.get("EBM_FAST_BACKEND") or "auto", "EBM_FAST_BACKEND")
-)
+_DEFAULT: str = _check_name(os.environ.get("EBM_FAST_BACKEND") or "auto", "EBM_FAST_BACKEND")
+_chosen: ContextVar[str] = ContextVar("ebm_fast_backend", default=_DEFAULT)
 
 
 def wish(backend: str | None) -> str:

@@ -37,7 +37,8 @@ def like(t: Any, name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
     if t.shape != x.shape or t.dtype is not x.dtype or t.device != x.device:
         raise ValueError(
-            f"{name} must match x: shape {tuple(x.shape)}, {x.dtype}, on {x.device}; got {tuple(t.shape)}, {t.dtype}, on {t.device}"
+            f"{name} must match x: shape {tuple(x.shape)}, {x.dtype}, on {x.device}; "
+            f"got {tuple(t.shape)}, {t.dtype}, on {t.device}"
         )
     if not t.is_contiguous():
         raise ValueError(f"{name} must be contiguous, got strides {tuple(t.stride())}; pass {name}.contiguous()")

@@ -30,7 +30,7 @@ def refuse_overlap(x: Tensor, name: str, other: Tensor | None, other_name: str) 
 
 
 def refuse_read_only(x: Tensor, name: str) -> None:
-    # Memory of torch's own is writable; only foreign memory (NumPy, mmap, buffers), which cannot be resized, is worth a system call.
+    # Memory of torch's own is writable; only foreign memory (NumPy, mmap), which cannot be resized, is worth a system call.
     if not x.untyped_storage().resizable() and not _C.is_writable(x.data_ptr(), x.nbytes):
         raise ValueError(f"{name} lies in read-only memory (a read-only memory map?); pass {name}.clone()")
 

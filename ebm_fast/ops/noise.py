@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from . import checks
 from .backend import route
 from .library import define
-from .purposes import PURPOSES, purpose_tag
+from .purposes import purpose_tag
 
 _INTEGERS = frozenset((torch.int32,))
 _UNIFORMS = frozenset((torch.float32, torch.float64, torch.bfloat16))
@@ -26,9 +28,9 @@ def fresh_seed(generator: torch.Generator | None = None) -> int:
     return int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
 
 
-def _impl(out: Tensor, rng: Tensor | None, kind: int, purpose: int, seed: int, step: int, chain_offset: int, backend: str) -> None:
+def _impl(out: Tensor, *args: Any) -> None:
     if out.numel():
-        route("noise_", out, backend)(out, rng, kind, purpose, seed, step, chain_offset)
+        route("noise_", out, args[-1])(out, *args[:-1])
 
 
 _op = define(
@@ -46,7 +48,7 @@ def _fill(
     if seed is None:
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, out)
-    _op(out, rng, kind, PURPOSES.get(purpose) if purpose in PURPOSES else purpose_tag(purpose), signed64(seed), step,
+    _op(out, rng, kind, purpose_tag(purpose), signed64(seed), step,
         chain_offset, backend or "auto")  # fmt: skip
     return out
 

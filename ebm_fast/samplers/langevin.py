@@ -122,8 +122,7 @@ class Langevin:
         state = state.clone()
         transition = LangevinTransition(self, EnergyFunction(energy), state, backend=None, guard=True, track=True, rng=None)
         transition.advance(1)
-        assert state.divergence_step is not None
-        return state, StepInfo(transition.last_energy, transition.grad_norm(), state.divergence_step >= 0)
+        return state, StepInfo(transition.last_energy, transition.grad_norm(), state.diverged)
 
     def transition(
         self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
@@ -170,8 +169,9 @@ class LangevinTransition:
         steps = self.state.age - self._norm_since
         if not self.guard:
             return self._norm_sum / max(steps, 1)
-        frozen_at = self.state.divergence_step - (self.state.step - steps)  # type: ignore[operator]
-        taken = torch.where(self.state.divergence_step < 0, steps, frozen_at)  # type: ignore[operator]
+        diverged_at = self.state.divergence_step
+        assert diverged_at is not None
+        taken = diverged_at.sub(self.state.step - steps).masked_fill_(diverged_at < 0, steps)
         return self._norm_sum / taken.clamp(1, max(steps, 1))
 
     def energy_now(self) -> Tensor:
@@ -213,7 +213,7 @@ class LangevinTransition:
         langevin_step_(
             state.x, grad, step_size=step_size, noise_std=noise_std, grad_clip=sampler.grad_clip,
             grad_clip_norm=sampler.grad_clip_norm, prior_precision=sampler.prior_precision, velocity=state.velocity,
-            momentum=sampler.momentum, active=state.divergence_step < 0 if self.guard else None,  # type: ignore[operator]
+            momentum=sampler.momentum, active=~state.diverged if self.guard else None,
             seed=0 if self.rng is not None else state.seed, step=k if self.rng is not None else state.step + k,
             chain_offset=state.chain_offset, rng=self.rng, backend=self.backend, **clamp,
         )  # fmt: skip
@@ -227,7 +227,7 @@ class LangevinTransition:
             norm = event_norm(grad, backend=self.backend)
             if self.guard:
                 self._mark(energy, norm, step_size, noise_std, k)
-                norm = norm.where(self.state.divergence_step < 0, 0.0)  # type: ignore[operator]
+                norm = norm.masked_fill(self.state.diverged, 0.0)
             if self.track:
                 self._norm_sum += norm
         return grad
@@ -247,7 +247,7 @@ class LangevinTransition:
         if state.velocity is not None:
             reach = reach + abs(sampler.momentum) * event_norm(state.velocity, backend=self.backend)
         fine = torch.isfinite(energy) & (reach + _LARGEST_NORMAL * noise_std <= torch.finfo(state.x.dtype).max)
-        newly = ~fine & (state.divergence_step < 0)
+        newly = ~(fine | state.diverged)
         if self.rng is not None:
             state.divergence_step.copy_(torch.where(newly, self.rng[1] + k, state.divergence_step))
         else:
@@ -323,6 +323,7 @@ def langevin_(
     sampler = Langevin(step_size, noise_std, temperature, order, clamp, clamp_after, grad_clip, grad_clip_norm, momentum,
                        prior_precision)  # fmt: skip
     check_count(num_steps, "num_steps")
-    run_(energy, sampler, x, num_steps, seed=fresh_seed(generator) if seed is None else seed, step=step, chain_offset=chain_offset,
-         condition=condition, strategy=strategy, backend=backend)  # fmt: skip
+    seed = fresh_seed(generator) if seed is None else seed
+    run_(energy, sampler, x, num_steps, seed=seed, step=step, chain_offset=chain_offset, condition=condition, strategy=strategy,
+         backend=backend)  # fmt: skip
     return x

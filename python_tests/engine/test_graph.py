@@ -69,7 +69,8 @@ class TestOnTheDevice:
 
     def test_sample_in_chunks(self, net):
         x0 = torch.randn(64, 6, device="cuda")
-        runs = [ef.sample(net, ef.Langevin(0.02), x0, num_steps=23, thin=5, warmup=7, seed=4, strategy=s) for s in ("graph", "step")]
+        options = {"num_steps": 23, "thin": 5, "warmup": 7, "seed": 4}
+        runs = [ef.sample(net, ef.Langevin(0.02), x0, strategy=s, **options) for s in ("graph", "step")]
         torch.testing.assert_close(runs[0].samples, runs[1].samples, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(runs[0].stats.energy, runs[1].stats.energy, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(runs[0].stats.grad_norm, runs[1].stats.grad_norm, atol=1e-3, rtol=1e-3)
@@ -94,12 +95,15 @@ class TestOnTheDevice:
 
         net = Syncs().cuda()
         x = torch.zeros(8, 6, device="cuda")
+
+        def three_times(strategy: str) -> None:
+            for _ in range(3):
+                ef.langevin_(x, net, num_steps=2, step_size=0.01, seed=0, strategy=strategy)
+
         with pytest.warns(RuntimeWarning, match="cannot be captured"):
-            for _ in range(3):
-                ef.langevin_(x, net, num_steps=2, step_size=0.01, seed=0)
+            three_times("auto")
         with pytest.raises(RuntimeError, match="use strategy='step'"):
-            for _ in range(3):
-                ef.langevin_(x, net, num_steps=2, step_size=0.01, seed=0, strategy="graph")
+            three_times("graph")
 
     def test_a_cached_graph_does_not_keep_its_module_alive(self):
         net = Net().cuda()

@@ -88,7 +88,8 @@ def test_strategies_agree(order, device):
 def test_batch_splits_and_chunks_of_chains(device):
     sampler, x0 = ef.Langevin(0.05), torch.randn(11, 5, device=device)
     whole = ef.sample(quadratic, sampler, x0, num_steps=6, seed=2).samples
-    parts = [ef.sample(quadratic, sampler, x0[a:b], num_steps=6, seed=2, chain_offset=a).samples for a, b in ((0, 1), (1, 7), (7, 11))]
+    cuts = ((0, 1), (1, 7), (7, 11))
+    parts = [ef.sample(quadratic, sampler, x0[a:b], num_steps=6, seed=2, chain_offset=a).samples for a, b in cuts]
     assert torch.equal(whole, torch.cat(parts, dim=1))
 
 

@@ -73,7 +73,13 @@ def test_other_dtypes_are_the_float32_numbers_converted(kind, dtype, backend, de
 
 
 @settings(max_examples=30, deadline=None)
-@given(n=st.integers(1, 90), dim=st.integers(1, 37), cut=st.integers(0, 90), offset=st.integers(0, 2**32 - 91), seed=st.integers(0, 2**64 - 1))
+@given(
+    n=st.integers(1, 90),
+    dim=st.integers(1, 37),
+    cut=st.integers(0, 90),
+    offset=st.integers(0, 2**32 - 91),
+    seed=st.integers(0, 2**64 - 1),
+)
 def test_a_chain_is_the_same_in_any_batch(n, dim, cut, offset, seed):
     cut = min(cut, n)
     whole = ef.ops.normal_(torch.empty(n, dim), seed=seed, chain_offset=offset)

@@ -71,7 +71,11 @@ def jem_loop(f, x, steps, noise=0.01):
 IGEBM = {"step_size": 10.0, "order": "noise", "grad_clip": 0.01, "clamp": (0, 1)}
 UVA = {"step_size": 10.0, "order": "noise", "grad_clip": 0.03, "clamp": (-1, 1), "clamp_after": "both"}
 JEM = {"step_size": 1.0}
-TRAINERS = {"igebm": (igebm_loop, IGEBM, 0.005, (0, 1)), "uva": (uva_loop, UVA, 0.005, (-1, 1)), "jem": (jem_loop, JEM, 0.01, (-1, 1))}
+TRAINERS = {
+    "igebm": (igebm_loop, IGEBM, 0.005, (0, 1)),
+    "uva": (uva_loop, UVA, 0.005, (-1, 1)),
+    "jem": (jem_loop, JEM, 0.01, (-1, 1)),
+}
 
 
 @pytest.fixture

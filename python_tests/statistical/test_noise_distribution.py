@@ -56,7 +56,7 @@ def test_normals_are_normal(chunks):
     counts = torch.zeros(BINS, dtype=torch.float64)
     wrong = torch.zeros(BINS, dtype=torch.float64)
     moments = torch.zeros(4, dtype=torch.float64)
-    beyond = {t: 0 for t in (3.0, 4.0, 5.0)}
+    beyond = dict.fromkeys((3.0, 4.0, 5.0), 0)
     total, biggest = 0, 0.0
     for k, shape in enumerate(chunks):
         z = ef.ops.normal_(torch.empty(shape), seed=99, step=k)
