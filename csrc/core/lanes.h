@@ -92,7 +92,7 @@ inline void mulhilo(Words a, uint32_t m, Words& hi, Words& lo) {
     lo = {multiply_low_words(a.even, factor), multiply_low_words(a.odd, factor)};
     hi = {lo.even >> 32, lo.odd >> 32};
 }
-inline Words xor3(Words a, Words b, uint32_t k) {
+inline Words xor3(Words a, Words b, uint64_t k) {
     const L key = L{} + k;
     return {a.even ^ b.even ^ key, a.odd ^ b.odd ^ key};
 }

@@ -10,31 +10,39 @@
 
 EBM_FAST_CORE_BEGIN
 
-template <class W>
-HD inline void philox4x32_10(W (&c)[4], uint32_t k0, uint32_t k1) {
+// The keys of the ten rounds, computed as they are needed (a GPU thread) or read from a table (CPU lanes, see lanes.h).
+struct KeySchedule {
+    uint32_t k0, k1;
+    HD uint32_t first(int round) const { return k0 + 0x9E3779B9u * static_cast<uint32_t>(round); }
+    HD uint32_t second(int round) const { return k1 + 0xBB67AE85u * static_cast<uint32_t>(round); }
+};
+
+template <class W, class Keys>
+HD inline void philox4x32_10(W (&c)[4], const Keys& keys) {
     EBM_FAST_UNROLL
     for (int round = 0; round < 10; ++round) {
         W hi0, lo0, hi1, lo1;
         mulhilo(c[0], 0xD2511F53u, hi0, lo0);
         mulhilo(c[2], 0xCD9E8D57u, hi1, lo1);
-        c[0] = xor3(hi1, c[1], k0);
-        c[2] = xor3(hi0, c[3], k1);
+        c[0] = xor3(hi1, c[1], keys.first(round));
+        c[2] = xor3(hi0, c[3], keys.second(round));
         c[1] = lo1;
         c[3] = lo0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
     }
 }
 
 struct Counter {              // what all blocks of one call share
-    uint32_t key0, key1, step, tag, chain_offset;
+    KeySchedule keys;
+    uint32_t step, tag, chain_offset;
 };
 
 HD inline Counter make_counter(const ebm_fast::Stream& s) {
     const uint64_t seed = s.rng ? static_cast<uint64_t>(s.rng[0]) : s.seed;
     const uint64_t step = s.rng ? static_cast<uint64_t>(s.rng[1]) + s.step : s.step;
-    return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), static_cast<uint32_t>(step),
-            s.purpose | static_cast<uint32_t>((step >> 32) & 0xFFFFFFu) << 8, s.chain_offset};
+    return {{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
+            static_cast<uint32_t>(step),
+            s.purpose | static_cast<uint32_t>((step >> 32) & 0xFFFFFFu) << 8,
+            s.chain_offset};
 }
 
 EBM_FAST_CORE_END

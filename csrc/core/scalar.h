@@ -26,9 +26,14 @@ HD inline double fma(double a, double b, double c) { return ::fma(a, b, c); }
 HD inline float sqrt(float a) { return ::sqrtf(a); }
 
 HD inline void mulhilo(uint32_t a, uint32_t m, uint32_t& hi, uint32_t& lo) {
+#if defined(__CUDA_ARCH__)
+    hi = __umulhi(a, m);       // the wide product would cost a dead add
+    lo = a * m;
+#else
     const uint64_t product = static_cast<uint64_t>(a) * m;
     hi = static_cast<uint32_t>(product >> 32);
     lo = static_cast<uint32_t>(product);
+#endif
 }
 HD inline uint32_t xor3(uint32_t a, uint32_t b, uint32_t k) { return a ^ b ^ k; }
 

@@ -52,7 +52,7 @@ private:
 
 __device__ inline void words_of(const Counter& key, const Blocks& at, uint32_t (&w)[4]) {
     w[0] = at.block, w[1] = at.chain + key.chain_offset, w[2] = key.step, w[3] = key.tag;
-    philox4x32_10(w, key.key0, key.key1);
+    philox4x32_10(w, key.keys);
 }
 
 __device__ inline void normals_of(const uint32_t (&w)[4], float (&z)[4]) {

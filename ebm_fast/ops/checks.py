@@ -44,6 +44,15 @@ def like(t: Any, name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must be contiguous, got strides {tuple(t.stride())}; pass {name}.contiguous()")
 
 
+def refuse_overlap(x: Tensor, name: str, other: Tensor | None, other_name: str) -> None:
+    """Two tensors may be one and the same memory or have none in common; anything between has no defined result."""
+    if other is None:
+        return
+    apart = x.data_ptr() - other.data_ptr()
+    if apart and -x.nbytes < apart < other.nbytes:
+        raise ValueError(f"{other_name} overlaps {name} in memory in part; pass {other_name}.clone()")
+
+
 def number(value: Any, name: str, *, low: float = -math.inf, infinite: bool = False) -> float:
     """A finite number of at least `low` (or +inf where allowed)."""
     if type(value) not in _NUMBERS:

@@ -19,9 +19,11 @@ _INF = math.inf
 _TAG = PURPOSES["langevin"]
 
 
-def _impl(x: Tensor, *args: Any) -> None:
+def _impl(x: Tensor, grad: Tensor | None, velocity: Tensor | None, *args: Any) -> None:
+    checks.refuse_overlap(x, "x", grad, "grad")
+    checks.refuse_overlap(x, "x", velocity, "velocity")
     if x.numel():
-        route("langevin_step_", x, args[-1])(x, *args[:-1])
+        route("langevin_step_", x, args[-1])(x, grad, velocity, *args[:-1])
 
 
 _op = define(

@@ -20,15 +20,6 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def refuse_overlap(x: Tensor, name: str, other: Tensor | None, other_name: str) -> None:
-    """Two tensors may be one and the same memory or have none in common; anything between has no defined result."""
-    if other is None:
-        return
-    apart = x.data_ptr() - other.data_ptr()
-    if apart and -x.nbytes < apart < other.nbytes:
-        raise ValueError(f"{other_name} overlaps {name} in memory in part; pass {other_name}.clone()")
-
-
 def refuse_read_only(x: Tensor, name: str) -> None:
     # Memory of torch's own is writable; only foreign memory (NumPy, mmap), which cannot be resized, is worth a system call.
     if not x.untyped_storage().resizable() and not _C.is_writable(x.data_ptr(), x.nbytes):
@@ -50,7 +41,6 @@ def _shape(x: Tensor) -> tuple[int, int]:
 
 
 def _noise_args(out: Tensor, rng: Tensor | None, kind: int, purpose: int, seed: int, step: int, chain_offset: int) -> tuple:
-    refuse_overlap(out, "out", rng, "rng")
     return (out.data_ptr(), *_shape(out), DTYPES[out.dtype], kind, seed & WORD, step & WORD, purpose, chain_offset, address(rng))
 
 
@@ -69,8 +59,6 @@ def _langevin_args(
     prior_precision: float, grad_clip: float, step_lo: float, step_hi: float, noise_lo: float, noise_hi: float, purpose: int,
     seed: int, step: int, chain_offset: int,
 ) -> tuple:  # fmt: skip
-    refuse_overlap(x, "x", grad, "grad")
-    refuse_overlap(x, "x", velocity, "velocity")
     return (
         x.data_ptr(), address(grad), address(velocity), *_shape(x), DTYPES[x.dtype], step_size, noise_std,
         address(step_size_at), 0 if step_size_at is None else step_size_at.ndim, address(noise_std_at),
