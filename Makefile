@@ -77,7 +77,7 @@ lint: $(READY)
 	find csrc -type f | xargs clang-format --dry-run -Werror
 
 bench: $(READY)
-	$(PY) -m pytest benchmarks --device $(DEVICE) $(ARGS)
+	$(PY) -m pytest benchmarks --device $(DEVICE) --benchmark-columns=median,iqr,rounds --benchmark-sort=name $(ARGS)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info ebm_fast/_C*.so $(HOME_DIR)/.ready

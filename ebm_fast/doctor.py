@@ -77,14 +77,16 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Installed version of a package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _build() -> dict[str, Any]:
+def build() -> dict[str, Any]:
+    """Version, instruction sets, thread runtime and CUDA architectures of this build."""
     module = native()
     facts: dict[str, Any] = {"version": ebm_fast.__version__, "extension": module is not None}
     if module is not None:
@@ -202,8 +204,8 @@ def report() -> dict[str, Any]:
     return {
         "machine": machine(),
         "system": {"os": platform.platform(), "python": platform.python_version()},
-        "packages": {name: _version(name) for name in PACKAGES},
-        "ebm_fast": _build(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "ebm_fast": build(),
         "gpus": gpus(),
         "backends": {name: why_not(name) for name in ("reference", "cpu", "triton", "cuda")},
         "ops": {op: {device: _runs_on(device) for device in ("cpu", "cuda")} for op in OPS},

@@ -1,0 +1,86 @@
+"""K Langevin steps on a ConvNet: `ef.langevin_` beside the usual script, the mended one, and that one compiled or graphed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import harness
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ebm_fast as ef
+from ebm_fast.models import ConvNetEnergy
+
+STEPS, STEP_SIZE, NOISE_STD, CLIP, CLAMP = 20, 10.0, 0.005, 0.03, (-1.0, 1.0)
+CASES = {
+    "8x8 batch 64": (64, (1, 8, 8), {"image_size": 8, "channels": (32, 64)}),
+    "28x28 batch 64": (64, (1, 28, 28), {"image_size": 28, "channels": (16, 32, 32)}),
+}
+
+
+def usual(energy: nn.Module, start: Tensor) -> Tensor:
+    """As tutorials write it: parameters collect gradients that nobody asked for, and each step makes new tensors."""
+    x = start.clone().requires_grad_(True)
+    for _ in range(STEPS):
+        e = energy(x)
+        e.sum().backward()
+        x.data.add_(x.grad.data.clamp_(-CLIP, CLIP), alpha=-STEP_SIZE)
+        x.data.add_(torch.randn_like(x.data), alpha=NOISE_STD)
+        x.data.clamp_(*CLAMP)
+        x.grad.detach_()
+        x.grad.zero_()
+    return x.detach()
+
+
+def mended(energy: Callable[[Tensor], Tensor], start: Tensor, noise_std: float = NOISE_STD) -> Tensor:
+    """The same without its mistakes: the gradient of x alone, frozen parameters, one buffer for the noise."""
+    x, noise = start.clone(), torch.empty_like(start)
+    for _ in range(STEPS):
+        x.requires_grad_(True)
+        (grad,) = torch.autograd.grad(energy(x).sum(), x)
+        x = x.detach()
+        x.add_(grad.clamp_(-CLIP, CLIP), alpha=-STEP_SIZE)
+        if noise_std:
+            x.add_(noise.normal_(), alpha=noise_std)
+        x.clamp_(*CLAMP)
+    return x
+
+
+def graphed(energy: nn.Module, start: Tensor) -> Callable[[], object]:
+    """The mended loop in a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        mended(energy, start)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        mended(energy, start)
+    return graph.replay
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_chain(case, device, seconds, record):
+    batch, event, options = CASES[case]
+    torch.manual_seed(0)
+    trained, frozen = ConvNetEnergy(**options).to(device), ConvNetEnergy(**options).to(device)
+    frozen.load_state_dict(trained.state_dict())
+    frozen.requires_grad_(False)
+    start = torch.rand(batch, *event, device=device) * 2 - 1
+    arguments = {"num_steps": STEPS, "step_size": STEP_SIZE, "grad_clip": CLIP, "clamp": CLAMP, "seed": 1}
+    torch.testing.assert_close(
+        ef.langevin_(start.clone(), trained, noise_std=0.0, **arguments), mended(frozen, start, 0.0), rtol=1e-4, atol=1e-4
+    )
+    x = start.clone()
+    compiled = torch.compile(frozen)
+    calls: dict[str, Callable[[], object]] = {
+        "ebm_fast": lambda: ef.langevin_(x.copy_(start), trained, noise_std=NOISE_STD, **arguments),
+        "usual": lambda: usual(trained, start),
+        "mended": lambda: mended(frozen, start),
+        "mended, compiled": lambda: mended(compiled, start),
+    }
+    if device == "cuda":
+        calls["mended, graphed"] = graphed(frozen, start)
+    result = harness.race(calls, seconds=seconds, device=device)
+    record("langevin_chain", f"{STEPS} steps, ConvNet {case}", result, calls, per_step=result.median("ebm_fast") / STEPS)

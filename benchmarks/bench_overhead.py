@@ -1,0 +1,74 @@
+"""P10: what one public call of one step costs before it does any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import harness
+import pytest
+import torch
+from torch import Tensor
+
+import ebm_fast as ef
+
+TARGET = {"cpu": 10e-6, "cuda": 15e-6}
+STEPS = 100
+
+
+class Free:
+    """E(x) = |x|^2 / 2 with its gradient ready: nothing but our own overhead is left to time."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.answer = (0.5 * x.square().sum(1), x.clone())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return 0.5 * x.square().sum(1)
+
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.answer
+
+
+def eager(x: Tensor, grad: Tensor) -> None:
+    x.add_(grad, alpha=-0.01).add_(torch.randn_like(x), alpha=0.005)
+
+
+def test_fused_op(device, seconds, record):
+    x, grad, other = (torch.randn(4, 4, device=device) for _ in range(3))
+    truth = x.clone()
+    ef.ops.langevin_step_(truth, grad, step_size=0.01, noise_std=0.005, seed=1, backend="reference")
+    torch.testing.assert_close(
+        ef.ops.langevin_step_(x.clone(), grad, step_size=0.01, noise_std=0.005, seed=1), truth, rtol=0, atol=1e-6
+    )
+    calls: dict[str, Callable[[], object]] = {
+        "ebm_fast": lambda: ef.ops.langevin_step_(x, grad, step_size=0.01, noise_std=0.005, seed=1),
+        "eager": lambda: eager(other, grad),
+    }
+    result = harness.race(calls, seconds=seconds / 3, device=device)
+    record("overhead", "P10 langevin_step_", result, calls, target=TARGET[device])
+
+
+@pytest.mark.parametrize("steps", [1, STEPS])
+def test_langevin_call(steps, device, seconds, record):
+    """One call of one step, and the share of each step in a call of many."""
+    x = torch.randn(4, 4, device=device)
+    energy = Free(x)
+    calls: dict[str, Callable[[], object]] = {
+        "ebm_fast": lambda: ef.langevin_(x, energy, num_steps=steps, step_size=0.01, noise_std=0.005, seed=1),
+    }
+    result = harness.race(calls, seconds=seconds / 3, device=device)
+    per_step = result.median("ebm_fast") / steps
+    record("overhead", f"P10 langevin_ of {steps} steps", result, calls, target=TARGET[device], per_step=per_step)
+
+
+def test_sample_step(device, seconds, record):
+    """A step of `sample`, divergence guard and statistics included: the slope between two lengths."""
+    x = torch.randn(4, 4, device=device)
+    energy, sampler = Free(x), ef.Langevin(step_size=0.01, noise_std=0.005)
+
+    def run(steps: int) -> Callable[[], object]:
+        return lambda: ef.sample(energy, sampler, x, num_steps=steps, thin=steps, record=False, seed=1, strategy="step")
+
+    calls = {"ebm_fast": run(2 * STEPS), "half": run(STEPS)}
+    result = harness.race(calls, seconds=seconds / 3, device=device)
+    per_step = (result.median("ebm_fast") - result.median("half")) / STEPS
+    record("overhead", f"sample of {2 * STEPS} steps", result, calls, per_step=per_step)
