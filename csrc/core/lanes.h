@@ -81,23 +81,41 @@ inline F to_float(U a) {
 #endif
 }
 
-// 32-bit words of W blocks, in two vectors of 64-bit lanes: the even and the odd blocks. The upper halves hold rubbish,
-// which costs nothing: the multiplier reads the lower halves only.
+// 32-bit words of GROUPS x W blocks, in vectors of 64-bit lanes: the even and the odd blocks of each group. The upper halves
+// hold rubbish, which costs nothing: the multiplier reads the lower halves only. Where registers allow, two groups side by
+// side hide the latency of each other's multiplications.
+#if defined(__AVX512F__)
+constexpr int GROUPS = 2;
+#else
+constexpr int GROUPS = 1;
+#endif
 struct Words {
-    L even, odd;
+    L part[2 * GROUPS];
 };
 
 inline void mulhilo(Words a, uint32_t m, Words& hi, Words& lo) {
     const L factor = L{} + m;
-    lo = {multiply_low_words(a.even, factor), multiply_low_words(a.odd, factor)};
-    hi = {lo.even >> 32, lo.odd >> 32};
+    for (int i = 0; i < 2 * GROUPS; ++i) {
+        lo.part[i] = multiply_low_words(a.part[i], factor);
+        hi.part[i] = lo.part[i] >> 32;
+    }
 }
 inline Words xor3(Words a, Words b, uint64_t k) {
     const L key = L{} + k;
-    return {a.even ^ b.even ^ key, a.odd ^ b.odd ^ key};
+    for (int i = 0; i < 2 * GROUPS; ++i) a.part[i] = a.part[i] ^ b.part[i] ^ key;
+    return a;
 }
-inline Words to_words(U a) { return {(L)a, (L)a >> 32}; }
-inline U to_lanes(Words a) { return (U)((a.even & 0xFFFFFFFFu) | (a.odd << 32)); }
+inline Words to_words(const U (&a)[GROUPS]) {
+    Words words;
+    for (int g = 0; g < GROUPS; ++g) words.part[2 * g] = (L)a[g], words.part[2 * g + 1] = (L)a[g] >> 32;
+    return words;
+}
+inline Words to_words(uint32_t a) {
+    Words words;
+    for (int i = 0; i < 2 * GROUPS; ++i) words.part[i] = L{} + a;
+    return words;
+}
+inline U group_of(const Words& a, int g) { return (U)((a.part[2 * g] & 0xFFFFFFFFu) | (a.part[2 * g + 1] << 32)); }
 
 // (a0 b0 a1 b1 ...) of one half of a and b; S is a 32- or 64-bit lane vector
 template <int HALF, class S, int... i>

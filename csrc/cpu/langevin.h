@@ -107,16 +107,17 @@ struct LangevinTile {
 
 template <class T>
 inline void langevin_tiles(const LangevinParams& p, int64_t begin, int64_t end) {
-    alignas(64) float noise[4 * (TILE_BLOCKS + W)] = {};
+    alignas(64) float noise[4 * TILE_BLOCKS + SURPLUS] = {};
     SpreadCoefficients<typename Storage<T>::Scalar> spread;
     const bool per_chain = p.step_size_at || p.noise_std_at || p.grad_scale || p.active;
     const bool noisy = p.noise_std != 0.0 || p.noise_std_at;
     const Counter key = make_counter(p.stream);
+    const KeyTable keys(key.keys);
     LangevinTile<T> tile(p);
     for (int64_t at = begin; at < end; at += TILE_BLOCKS) {
         const int64_t stop = at + TILE_BLOCKS < end ? at + TILE_BLOCKS : end;
         const int64_t from = first_element(at, p.dim), count = first_element(stop, p.dim) - from;
-        if (noisy) fill_tile<NormalOf>(key, p.dim, at, stop, noise);
+        if (noisy) fill_tile<NormalOf>(key, keys, p.dim, at, stop, noise);
         if (!per_chain) {
             noisy ? tile.template run<false, true>(from, count, noise, nullptr)
                   : tile.template run<false, false>(from, count, noise, nullptr);

@@ -31,12 +31,12 @@ int64_t blocks(int64_t chains, int64_t dim) { return chains * ((dim + 3) / 4); }
 // Grains: below about ten microseconds of work per thread, waking it costs more than it saves.
 void noise_cpu(const NoiseParams& p, int threads) {
     const CpuKernels* k = current();
-    parallel_for(blocks(p.chains, p.dim), 4096, 256, threads, [&](int64_t b, int64_t e) { k->noise(p, b, e); });
+    parallel_for(blocks(p.chains, p.dim), 4096, 512, threads, [&](int64_t b, int64_t e) { k->noise(p, b, e); });
 }
 
 void langevin_cpu(const LangevinParams& p, int threads) {
     const CpuKernels* k = current();
-    parallel_for(blocks(p.chains, p.dim), 4096, 256, threads, [&](int64_t b, int64_t e) { k->langevin(p, b, e); });
+    parallel_for(blocks(p.chains, p.dim), 4096, 512, threads, [&](int64_t b, int64_t e) { k->langevin(p, b, e); });
 }
 
 void norm_cpu(const NormParams& p, int threads) {
