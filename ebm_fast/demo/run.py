@@ -81,7 +81,7 @@ def run(
     start = ef.ops.uniform_(torch.empty_like(held_out), seed=seed, step=iterations + 1, purpose="init")
     samples, frames, steps = from_noise(
         energy,
-        ef.Langevin(step_size=recipe.step_size),
+        recipe.sampler(),
         start.mul_(2).sub_(1),
         num_steps=recipe.sampling_steps,
         denoising_steps=recipe.denoising_steps,

@@ -11,6 +11,7 @@ import torch
 import ebm_fast as ef
 
 RECORDED = 8  # chains whose way from noise to sample is kept
+_MOMENTS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def from_noise(
@@ -34,7 +35,7 @@ def from_noise(
         The samples (n, *event); states (T, min(n, RECORDED), *event) of the first chains at T moments; and
         the steps at which they were taken, 0 first.
     """
-    moments = sorted({0, *(round(num_steps * 2.0**-k) for k in range(8)), num_steps})
+    moments = [0, *(moment for moment in _MOMENTS if moment < num_steps), num_steps]
     frames = [start[:RECORDED].clone()]
     x = start
     for begin, end in pairwise(moments):

@@ -25,10 +25,10 @@ class SampleQuality:
     """Digit-feature Fréchet distance between the samples and the held-out real images."""
     frechet_floor: float
     """The same between the real training images and the held-out ones: what a perfect sampler scores."""
-    nearest_real: float
+    nearest_train: float
     """Median Euclidean distance from a sample to its nearest training image; 0 for copies."""
-    nearest_real_floor: float
-    """The same from a held-out real image."""
+    nearest_held_out: float
+    """The same to its nearest held-out image: what a sampler that copies nothing scores on both."""
 
 
 @torch.no_grad()
@@ -44,8 +44,8 @@ def judge_samples(
     """Classes covered, confidence and Fréchet distance of ``samples``, with the floors that real data set.
 
     A class counts as covered when at least ``min_fraction`` of all samples lie in it with a probability of
-    ``confidence`` or more. Both Fréchet distances use the same number of images, the smallest of the three
-    sets (the first ones of each), because the estimate depends on it.
+    ``confidence`` or more. Distances use the same number of images of each set, the first ones, as many as the
+    smallest set holds, because the estimates depend on it.
 
     Args:
         classifier: trained on ``train``.
@@ -82,12 +82,10 @@ def judge_samples(
         mean_confidence_real=classifier(held_out).softmax(1).max(1).values.mean().item(),
         frechet=frechet_distance(features["samples"], features["held_out"]),
         frechet_floor=frechet_distance(features["train"], features["held_out"]),
-        nearest_real=_nearest(samples[:n], train),
-        nearest_real_floor=_nearest(held_out[:n], train),
+        nearest_train=_nearest(samples[:n], train[:n]),
+        nearest_held_out=_nearest(samples[:n], held_out[:n]),
     )
 
 
-def _nearest(images: torch.Tensor, train: torch.Tensor) -> float:
-    flat = train.flatten(1)
-    nearest = [torch.cdist(chunk.flatten(1), flat).min(1).values for chunk in images.split(500)]
-    return torch.cat(nearest).median().item()
+def _nearest(images: torch.Tensor, real: torch.Tensor) -> float:
+    return torch.cdist(images.flatten(1), real.flatten(1)).min(1).values.median().item()

@@ -52,7 +52,8 @@ def test_real_digits_score_the_floor(digits, classifier):
     assert quality.frechet == pytest.approx(quality.frechet_floor, rel=0.02)
     assert quality.mean_confidence > 0.9
     assert quality.mean_confidence_real > 0.9
-    assert quality.nearest_real == 0.0 < 1.0 < quality.nearest_real_floor
+    assert quality.nearest_train == 0.0
+    assert quality.nearest_held_out > 1.0
 
 
 def test_worse_samples_score_worse(digits, classifier):
@@ -60,7 +61,14 @@ def test_worse_samples_score_worse(digits, classifier):
     scores = [judge_samples(classifier, noisy(train, std), train, held_out) for std in (0.0, 0.3, 0.6)]
     assert scores[0].frechet < 0.7 * scores[1].frechet < 0.35 * scores[2].frechet
     assert scores[0].mean_confidence > scores[1].mean_confidence > scores[2].mean_confidence
-    assert scores[0].nearest_real < scores[1].nearest_real < scores[2].nearest_real
+    assert scores[0].nearest_held_out < scores[1].nearest_held_out < scores[2].nearest_held_out
+
+
+def test_samples_that_copy_nothing_are_as_near_to_either_half(digits, classifier):
+    (train, _), (held_out, _) = digits
+    new = torch.cat([(train[:400] + train[1:401]) / 2, (held_out[:400] + held_out[1:401]) / 2])
+    quality = judge_samples(classifier, new[torch.randperm(800)], train, held_out)
+    assert quality.nearest_train == pytest.approx(quality.nearest_held_out, rel=0.05)
 
 
 def test_noise_covers_no_class(digits, classifier):
