@@ -66,8 +66,8 @@ def write_pages(
         f"{metrics['quality']['classifier_accuracy']:.1%} on the held-out ones. A class is covered when at "
         "least 2 % of the samples lie in it with a probability of 80 % or more. The Fréchet distance is "
         "taken in the features of this classifier, against held-out real images; it is not comparable with "
-        "FID in Inception's features. Its floor is what real training images score. The distance to the "
-        "nearest training image is Euclidean; much below that of held-out images it would mean copying."
+        "FID in Inception's features. Its floor is what real training images score. Copies of training "
+        "images would lie much nearer to a training image than to a held-out one (median Euclidean distances)."
     )
     report.heading("Speed")
     report.table(*speed_table)
@@ -85,19 +85,13 @@ def write_pages(
 
 def _quality_table(quality: SampleQuality) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     classes = len(quality.class_fractions)
+    confidence, real = f"{quality.mean_confidence:.3f}", f"{quality.mean_confidence_real:.3f}"
     return ("quality", "samples", "real images"), [
-        ("classes covered", f"{quality.classes_covered} of {classes}", f"{classes} of {classes}"),
-        (
-            "mean confidence of the classifier",
-            f"{quality.mean_confidence:.3f}",
-            f"{quality.mean_confidence_real:.3f}",
-        ),
+        ("classes covered", f"{quality.classes_covered} of {classes}", ""),
+        ("mean confidence of the classifier", confidence, real),
         ("digit-feature Fréchet distance", f"{quality.frechet:.2f}", f"{quality.frechet_floor:.2f} (floor)"),
-        (
-            "distance to nearest training image",
-            f"{quality.nearest_real:.2f}",
-            f"{quality.nearest_real_floor:.2f}",
-        ),
+        ("distance to nearest training image", f"{quality.nearest_train:.2f}", ""),
+        ("distance to nearest held-out image", f"{quality.nearest_held_out:.2f}", ""),
     ]
 
 
