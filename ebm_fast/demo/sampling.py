@@ -42,6 +42,7 @@ def from_noise(
         ef.engine.run_(energy, sampler, x, end - begin, seed=seed, step=first_step + begin)
         frames.append(x[:RECORDED].clone())
     falling = [1.0 - (i + 1) / denoising_steps for i in range(denoising_steps)]
+    assert isinstance(sampler.temperature, float)
     quieter = replace(sampler, temperature=[sampler.temperature * f * f for f in falling])
     ef.engine.run_(energy, quieter, x, denoising_steps, seed=seed, step=first_step + num_steps)
     frames.append(x[:RECORDED].clone())

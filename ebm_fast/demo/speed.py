@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -54,7 +55,7 @@ def measure_speed(
         seconds: roughly how long to measure.
     """
     x, grad = x0.clone(), torch.randn_like(x0)
-    options = {"step_size": step_size, "noise_std": noise_std, "seed": 0}
+    options: dict[str, Any] = {"step_size": step_size, "noise_std": noise_std, "seed": 0}
 
     ours, reference = (
         ef.langevin_(x0.clone(), energy, num_steps=_COMPARED, strategy=strategy, **options)
@@ -89,10 +90,9 @@ def measure_speed(
         loop(2)
         counts.append(max(1, int(seconds / rounds / len(loops) / _time(loop, 3))))
     times = [[_time(loop, count) for loop, count in zip(loops, counts, strict=True)] for _ in range(rounds)]
-    medians = [statistics.median(column) for column in zip(*times, strict=True)]
     return Speed(
         len(x0),
-        *medians,
+        **{loop.__name__: statistics.median(column) for loop, column in zip(loops, zip(*times, strict=True), strict=True)},
         ratio=statistics.median(row[0] / row[1] for row in times),
         update_ratio=statistics.median(row[3] / row[4] for row in times),
         difference=(ours - reference).abs().max().item(),

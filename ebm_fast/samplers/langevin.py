@@ -155,9 +155,8 @@ class LangevinTransition:
             self.clamp_step = {"clamp": sampler.clamp, "clamp_after": "step"} if after != "noise" else {}
         self.last_energy = state.x.new_empty(0)
         self._evaluated: tuple[Tensor, Tensor] | None = None
-        self._norm_sum = state.x.new_zeros(state.x.shape[:1], dtype=torch.float64 if state.x.dtype == torch.float64 else None)
-        if self._norm_sum.dtype not in (torch.float32, torch.float64):
-            self._norm_sum = self._norm_sum.float()
+        arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
+        self._norm_sum = state.x.new_zeros(state.x.shape[:1] if track else 0, dtype=arithmetic)
         self._norm_since = state.age
 
     def reset_stats(self) -> None:
@@ -177,7 +176,7 @@ class LangevinTransition:
     def energy_now(self) -> Tensor:
         """E at the present state; in the gradient-first order the gradient comes along and serves the next step."""
         if self.state.x.numel() == 0:
-            return self._norm_sum.clone()
+            return self._norm_sum.new_zeros(self.state.x.shape[:1])
         if self.sampler.order == "noise" or self.rng is not None:
             return self.energy.value(self.state.x)
         if self._evaluated is None:
