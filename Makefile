@@ -30,7 +30,8 @@ else
 HOME_DIR := $(VENV)
 endif
 PY    := $(HOME_DIR)/bin/python
-READY := $(HOME_DIR)/.ready
+COMMA := ,
+READY := $(HOME_DIR)/.ready-$(subst $(COMMA),-,$(EXTRAS))
 export PATH := $(abspath $(HOME_DIR))/bin:$(PATH)
 
 .DELETE_ON_ERROR:
@@ -80,7 +81,7 @@ bench: $(READY)
 	$(PY) -m pytest benchmarks --device $(DEVICE) --benchmark-columns=median,iqr,rounds --benchmark-sort=name $(ARGS)
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info ebm_fast/_C*.so $(HOME_DIR)/.ready
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info ebm_fast/_C*.so $(HOME_DIR)/.ready-*
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean

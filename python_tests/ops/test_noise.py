@@ -220,6 +220,23 @@ def test_bad_outputs_are_named():
     assert ef.ops.normal_(torch.empty(4, 0), seed=0).shape == (4, 0)
 
 
+def test_huge_shapes_are_refused_or_counted_right():
+    with pytest.raises(ValueError, match=r"at most 2\*\*34 elements"):
+        ef.ops.normal_(torch.empty(1, 2**34 + 1, device="meta"), seed=0)
+    with pytest.raises(ValueError, match="chain_offset must be in"):
+        ef.ops.normal_(torch.empty(2**31, 1, device="meta"), seed=0, chain_offset=2**31 + 1)
+    # The last blocks of an event that is too long to compare whole: one chain of 2^27 elements, by slices of the reference.
+    from ebm_fast.reference.noise import bits_of
+    from ebm_fast.reference.philox import philox4x32_10
+
+    dim = 2**27
+    tail = ef.ops.bits_(torch.empty(1, dim, dtype=torch.int32), seed=9)[0, -8:]
+    blocks = torch.tensor([dim // 4 - 2, dim // 4 - 1])
+    zero = torch.zeros(2, dtype=torch.int64)
+    words = philox4x32_10((blocks, zero, zero, zero), (torch.tensor(9), torch.tensor(0)))
+    assert torch.equal(tail, bits_of(torch.stack(words, dim=-1).flatten()))
+
+
 def test_read_only_memory_is_refused(tmp_path):
     import warnings
 
