@@ -38,14 +38,14 @@ def write_pages(
     quality_table, speed_table = _quality_table(quality), _speed_table(speed)
     verdict = _speed_verdict(speed)
     machine, seconds = metrics["machine"], metrics["seconds"]
-    trained = metrics["iterations"] - metrics["resumed_at"]
+    resumed_at = metrics["resumed_at"]
+    part = f"The part after iteration {resumed_at:,}, where it was resumed," if resumed_at else "Training"
     report = Report(f"An energy-based model of {recipe.title}")
     report.paragraph(
         "A convolutional network E(x) was trained by maximum likelihood, p(x) ∝ exp(−E(x)), with persistent "
         f"chains of Langevin sampling: {metrics['iterations']:,} iterations, each with {recipe.batch_size} "
-        f"chains that take {recipe.num_steps} steps (seed {metrics['seed']}). The {trained:,} iterations up "
-        f"to the last took {seconds['training']:.0f} seconds on {machine['threads']} threads of "
-        f"{machine['cpu']}."
+        f"chains that take {recipe.num_steps} steps (seed {metrics['seed']}). {part} took "
+        f"{seconds['training']:.0f} seconds on {machine['threads']} threads of {machine['cpu']}."
     )
     report.heading("Samples")
     report.picture(
@@ -66,8 +66,9 @@ def write_pages(
         f"{metrics['quality']['classifier_accuracy']:.1%} on the held-out ones. A class is covered when at "
         "least 2 % of the samples lie in it with a probability of 80 % or more. The Fréchet distance is "
         "taken in the features of this classifier, against held-out real images; it is not comparable with "
-        "FID in Inception's features. Its floor is what real training images score. Copies of training "
-        "images would lie much nearer to a training image than to a held-out one (median Euclidean distances)."
+        "FID in Inception's features. Its floor is what real training images score. The nearest images "
+        "are a check for copying (median Euclidean distances): a model that copied training images would "
+        "score 0 there, one that knows no more of them than of the held-out ones the same in both rows."
     )
     report.heading("Speed")
     report.table(*speed_table)

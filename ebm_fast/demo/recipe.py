@@ -66,9 +66,9 @@ _DIGITS = ((3, 1, 1, 32), (3, 2, 1, 64), (3, 2, 1, 128))
 _MNIST = ((5, 2, 2, 32), (3, 2, 1, 64), (3, 2, 1, 128))
 
 RECIPES = {
-    "digits": Recipe("8x8 digits", _DIGITS, (128,), iterations_per_minute=1700),
-    "mnist": Recipe("MNIST", _MNIST, (128,), iterations_per_minute=200),
-    "fashion_mnist": Recipe("Fashion-MNIST", _MNIST, (128,), iterations_per_minute=200),
+    "digits": Recipe("8x8 digits", _DIGITS, (128,), iterations_per_minute=1300),
+    "mnist": Recipe("MNIST", _MNIST, (128,), iterations_per_minute=500),
+    "fashion_mnist": Recipe("Fashion-MNIST", _MNIST, (128,), iterations_per_minute=500),
 }
 
 

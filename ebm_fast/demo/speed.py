@@ -92,7 +92,10 @@ def measure_speed(
     times = [[_time(loop, count) for loop, count in zip(loops, counts, strict=True)] for _ in range(rounds)]
     return Speed(
         len(x0),
-        **{loop.__name__: statistics.median(column) for loop, column in zip(loops, zip(*times, strict=True), strict=True)},
+        **{
+            loop.__name__: statistics.median(column)
+            for loop, column in zip(loops, zip(*times, strict=True), strict=True)
+        },
         ratio=statistics.median(row[0] / row[1] for row in times),
         update_ratio=statistics.median(row[3] / row[4] for row in times),
         difference=(ours - reference).abs().max().item(),
