@@ -22,6 +22,8 @@ class EnergyFunction:
         if not callable(energy):
             raise TypeError(f"energy must be callable, (n, *event) -> (n,), got {type(energy).__name__}")
         self.energy = energy
+        if condition is not None and not isinstance(condition, Mapping):
+            raise TypeError(f"condition must be a dict of keyword arguments of the energy, got {type(condition).__name__}")
         self.condition = dict(condition or {})
         self._both = getattr(energy, "energy_and_grad", None)
         self._ones: Tensor | None = None
@@ -42,11 +44,6 @@ class EnergyFunction:
         if not e.is_floating_point():
             raise TypeError(f"energy must return a floating-point tensor, got {e.dtype}")
         return e
-
-    def value(self, x: Tensor) -> Tensor:
-        """E(x). x # (n, *event) -> (n,)"""
-        with torch.no_grad():
-            return self._checked(self.energy(x, **self.condition), x)
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(E(x), dE/dx), detached; the gradient is contiguous. x # (n, *event) -> (n,), (n, *event)"""
@@ -71,4 +68,4 @@ class EnergyFunction:
             (g,) = torch.autograd.grad(e, leaf, self._ones, allow_unused=True)
         if g is None:
             raise ValueError("energy does not depend on x through differentiable operations, so it has no gradient in x")
-        return e.detach(), g.contiguous()
+        return e.detach(), g.resolve_neg().contiguous()

@@ -60,6 +60,7 @@ class GraphTransition:
             else:
                 self.state.step += num_steps
                 self.state.age += num_steps
+                self.inner.gradients += num_steps
             self._graph.replay()
 
 

@@ -78,9 +78,11 @@ def run_(
     The noise of step k has the counter `step + k`; divergence is not looked for. Returns the mean gradient norm along the
     path, (n,), if `grad_norm`. The engine under `langevin_` and the training objectives.
     """
+    check_sampler(sampler)
     checks.state(x, "x")
     check_count(num_steps, "num_steps")
     checks.counter(seed, step, chain_offset, None, x)
+    checks.counter(seed, step + num_steps, chain_offset, None, x)
     if not x.numel() or not num_steps:
         return x.new_zeros(x.shape[0]) if grad_norm else None
     forced = strategy == "graph"
@@ -95,6 +97,12 @@ def run_(
     )
     transition.advance(num_steps)
     return transition.grad_norm() if grad_norm else None
+
+
+def check_sampler(sampler: Any) -> None:
+    """Something with `init` and `transition`."""
+    if not (hasattr(sampler, "init") and hasattr(sampler, "transition")) or isinstance(sampler, type):
+        raise TypeError(f"sampler must be a sampler such as ebm_fast.Langevin(step_size=0.01), got {sampler!r}")
 
 
 def check_count(value: Any, name: str, low: int = 0) -> None:
@@ -121,10 +129,12 @@ def _progress(total: int, progress: bool | None) -> Any:
 def _start(energy: Energy, sampler: Sampler, x0: Any, resume: Any, seed: int | None, chain_offset: int, step: int,
            generator: torch.Generator | None, on_divergence: str) -> ChainState:  # fmt: skip
     if resume is not None:
-        if x0 is not None or seed is not None:
-            raise ValueError("resume continues a chain with its own state and seed; leave x0 and seed out")
+        if x0 is not None or seed is not None or step or chain_offset:
+            raise ValueError("resume continues a chain with its own state and counters; leave x0, seed, step and chain_offset out")
         if not isinstance(resume, ChainState):
             raise TypeError(f"resume must be a ChainState (run.state), got {type(resume).__name__}")
+        checks.state(resume.x, "resume.x")
+        checks.counter(resume.seed, resume.step, resume.chain_offset, None, resume.x)
         return resume.clone()
     if x0 is None:
         raise ValueError("x0 must be given, a tensor of shape (n, *event), or resume=run.state")
@@ -190,13 +200,16 @@ def sample(
         TypeError, ValueError: a bad argument, or an energy of wrong shape or without a gradient.
         Interrupted: on Ctrl-C; a KeyboardInterrupt that carries the partial run.
     """
+    check_sampler(sampler)
     for value, name, low in ((num_steps, "num_steps", 0), (warmup, "warmup", 0), (thin, "thin", 1)):
         check_count(value, name, low)
     if on_divergence not in POLICIES:
         raise ValueError(f"on_divergence must be one of {', '.join(POLICIES)}, got {on_divergence!r}")
     state = _start(energy, sampler, x0, resume, seed, chain_offset, step, generator, on_divergence)
+    checks.counter(state.seed, state.step + warmup + num_steps, state.chain_offset, None, state.x)
     guard = on_divergence != "ignore"
-    diverged_at = state.divergence_step = no_divergence(state.x) if state.divergence_step is None else state.divergence_step
+    if state.divergence_step is None:
+        state.divergence_step = no_divergence(state.x)
     name, backend = pick_strategy("step" if strategy == "auto" else strategy, backend, energy, state.x)
     transition: Transition
     if name == "graph":
@@ -208,15 +221,19 @@ def sample(
     kept = num_steps // thin
     samples = state.x.new_empty((kept, *state.x.shape)) if record else None
     energies = None
-    done = 0
     bar = _progress(warmup + num_steps, progress)
 
-    def result() -> Run:
-        rows = done // thin
+    # A chunk that is interrupted leaves x half-way, so the run ends at the last whole one: its state and number of steps.
+    # Two copies take turns, that an interrupt while one is written finds the other whole.
+    whole, spare = (state.clone(), 0), state.clone()
+
+    def result(at: ChainState, steps: int) -> Run:
+        rows = steps // thin
+        assert at.divergence_step is not None
         return Run(
-            None if samples is None else samples[:rows], state.x.clone(),
-            RunStats(None if energies is None else energies[:rows], transition.grad_norm(), diverged_at.clone()),
-            state.clone(), name, done,
+            None if samples is None else samples[:rows], at.x,
+            RunStats(None if energies is None else energies[:rows], transition.grad_norm(), at.divergence_step.clone()),
+            at.clone(), name, steps,
         )  # fmt: skip
 
     def advance(count: int) -> bool:
@@ -231,30 +248,33 @@ def sample(
             chunk = min(left, thin if name == "graph" else 64)
             stopped = advance(chunk)
             left -= chunk
+            whole, spare = (spare.become(state), 0), whole[0]
         transition.reset_stats()
+        done = 0
         while done < num_steps and not stopped:
             count = min(thin, num_steps - done)
             stopped = advance(count)
-            done += count
             if count == thin:
-                row = done // thin - 1
+                row = done // thin
                 if samples is not None:
                     samples[row].copy_(state.x)
                 if record_energy:
                     now = transition.energy_now()
                     energies = now.new_empty((kept, now.shape[0])) if energies is None else energies
                     energies[row].copy_(now)
+            done += count
+            whole, spare = (spare.become(state), done), whole[0]
         if stopped:
             warnings.warn(
                 f"the run stopped after {done} of {num_steps} steps: chains {_first(state)} diverged (on_divergence='stop')",
                 RuntimeWarning, stacklevel=2,
             )  # fmt: skip
     except KeyboardInterrupt:
-        raise Interrupted(result()) from None
+        raise Interrupted(result(*whole)) from None
     finally:
         if bar is not None:
             bar.close()
-    return result()
+    return result(state, done)
 
 
 def _first(state: ChainState, most: int = 8) -> str:

@@ -44,6 +44,17 @@ class ChainState:
         tensors = {k: t.clone() for k in _TENSORS if (t := getattr(self, k)) is not None}
         return replace(self, **tensors)
 
+    def become(self, other: ChainState) -> ChainState:
+        """Take over other's values, into the memory of this copy of it; returns self."""
+        for name in _TENSORS:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is None or theirs is None:
+                setattr(self, name, None if theirs is None else theirs.clone())
+            else:
+                mine.copy_(theirs)
+        self.seed, self.step, self.age, self.chain_offset = other.seed, other.step, other.age, other.chain_offset
+        return self
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, ready for `ebm_fast.training.save_checkpoint`."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backend import native
+
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _FLOAT_SET = frozenset(FLOATS)
 _NUMBERS = frozenset((int, float))
@@ -44,24 +46,38 @@ def like(t: Any, name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must be contiguous, got strides {tuple(t.stride())}; pass {name}.contiguous()")
 
 
-def refuse_overlap(x: Tensor, name: str, other: Tensor | None, other_name: str) -> None:
-    """Two tensors may be one and the same memory or have none in common; anything between has no defined result."""
+def refuse_negated(x: Tensor, name: str) -> None:
+    """A lazily negated view (of a complex conjugate's imaginary part) holds the opposite sign in memory."""
+    if x.is_neg():
+        raise ValueError(f"{name} is a lazily negated view; pass {name}.resolve_neg()")
+
+
+def refuse_read_only(x: Tensor, name: str) -> None:
+    """Storing into a read-only memory map would end the process, on any CPU backend."""
+    # Memory of torch's own is writable; only foreign memory (NumPy, mmap), which cannot be resized, is worth a system call.
+    if x.is_cpu and not x.untyped_storage().resizable():
+        module = native()
+        if module is not None and not module.is_writable(x.data_ptr(), x.nbytes):
+            raise ValueError(f"{name} lies in read-only memory (a read-only memory map?); pass {name}.clone()")
+
+
+def refuse_overlap(x: Tensor, name: str, other: Tensor | None, other_name: str, *, same: bool = True) -> None:
+    """Two tensors may be one and the same memory (if `same`) or have none in common; anything between has no defined result."""
     if other is None:
         return
     apart = x.data_ptr() - other.data_ptr()
-    if apart and -x.nbytes < apart < other.nbytes:
-        raise ValueError(f"{other_name} overlaps {name} in memory in part; pass {other_name}.clone()")
+    if (apart or not same) and -x.nbytes < apart < other.nbytes:
+        part = " in part" if apart else ""
+        raise ValueError(f"{other_name} overlaps {name} in memory{part}; pass {other_name}.clone()")
 
 
 def number(value: Any, name: str, *, low: float = -math.inf, infinite: bool = False) -> float:
     """A finite number of at least `low` (or +inf where allowed)."""
     if type(value) not in _NUMBERS:
-        try:
-            value = value.item() if hasattr(value, "item") else float(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
-        if isinstance(value, (bool, complex, str)):
-            raise TypeError(f"{name} must be a number, got {value!r}")
+        given, value = value, value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
+        if isinstance(value, (bool, complex, str, bytes)) or not hasattr(value, "__float__"):
+            raise TypeError(f"{name} must be a number, got {type(given).__name__} {given!r}")
+        value = float(value)
     if low <= value < math.inf or (infinite and value == math.inf):
         return value
     wanted = "a finite number" if low == -math.inf else f"finite and at least {low:g}"
@@ -84,10 +100,10 @@ def coefficient(value: Any, name: str, x: Tensor) -> tuple[float, Tensor | None]
 
 def per_chain(t: Any, name: str, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
     """t # (n,) on x's device."""
-    if not isinstance(t, Tensor) or t.shape != x.shape[:1] or t.dtype not in dtypes or t.device != x.device:
-        got = f"{tuple(t.shape)}, {t.dtype}, on {t.device}" if isinstance(t, Tensor) else type(t).__name__
+    if not isinstance(t, Tensor) or t.shape != x.shape[:1] or t.dtype not in dtypes or t.device != x.device or not t.is_contiguous():
+        got = f"{tuple(t.shape)}, {t.dtype}, strides {t.stride()}, on {t.device}" if isinstance(t, Tensor) else type(t).__name__
         known = " or ".join(str(d) for d in dtypes)
-        raise ValueError(f"{name} must be a tensor of shape ({x.shape[0]},), {known}, on {x.device}; got {got}")
+        raise ValueError(f"{name} must be a contiguous tensor of shape ({x.shape[0]},), {known}, on {x.device}; got {got}")
 
 
 def bounds(pair: Any, name: str) -> tuple[float, float]:
@@ -96,7 +112,10 @@ def bounds(pair: Any, name: str) -> tuple[float, float]:
         lo, hi = pair
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a pair (low, high), got {pair!r}") from None
-    lo, hi = -math.inf if lo is None else float(lo), math.inf if hi is None else float(hi)
+    try:
+        lo, hi = -math.inf if lo is None else float(lo), math.inf if hi is None else float(hi)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a pair of numbers (low, high), got {pair!r}") from None
     if not lo < hi:
         raise ValueError(f"{name} must be a pair (low, high) with low < high, got {pair!r}")
     return lo, hi
@@ -118,5 +137,6 @@ def counter(seed: Any, step: Any, chain_offset: Any, rng: Any, x: Tensor) -> Non
         raise ValueError(f"an event must have at most 2**34 elements, got shape {tuple(x.shape[1:])}")
     if rng is not None and (
         not isinstance(rng, Tensor) or rng.shape != (2,) or rng.dtype != torch.int64 or rng.device != x.device
-    ):
-        raise ValueError(f"rng must be an int64 tensor [seed, step] on {x.device}, got {rng!r}")
+        or not rng.is_contiguous()
+    ):  # fmt: skip
+        raise ValueError(f"rng must be a contiguous int64 tensor [seed, step] on {x.device}, got {rng!r}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from . import checks
 from .backend import route
@@ -20,10 +21,18 @@ _TAG = PURPOSES["langevin"]
 
 
 def _impl(x: Tensor, grad: Tensor | None, velocity: Tensor | None, *args: Any) -> None:
-    checks.refuse_overlap(x, "x", grad, "grad")
-    checks.refuse_overlap(x, "x", velocity, "velocity")
     if x.numel():
+        checks.refuse_negated(x, "x")
+        if grad is not None:
+            checks.refuse_negated(grad, "grad")
+        checks.refuse_overlap(x, "x", grad, "grad")
+        checks.refuse_read_only(x, "x")
+        if velocity is not None:
+            checks.refuse_overlap(x, "x", velocity, "velocity", same=False)
+            checks.refuse_overlap(velocity, "velocity", grad, "grad", same=False)
+            checks.refuse_read_only(velocity, "velocity")
         route("langevin_step_", x, args[-1])(x, grad, velocity, *args[:-1])
+        increment_version(x if velocity is None else (x, velocity))
 
 
 _op = define(
@@ -128,7 +137,7 @@ def langevin_step_(
         if grad_clip is not None:
             raise ValueError("give grad_clip (elementwise) or grad_clip_norm (per chain), not both")
         if grad is not None:
-            scale = (bound / event_norm(grad, backend=backend)).clamp_(max=1.0)
+            scale = bound / event_norm(grad, backend=backend).clamp_(min=bound or 1.0)
     _op(x, grad, velocity, s_at, n_at, scale, active, rng, s, n, m, p, c, step_lo, step_hi, noise_lo, noise_hi, _TAG,
         signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
     return x

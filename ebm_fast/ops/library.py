@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _library = torch.library.Library("ebm_fast", "DEF")
+
+
+_NO_DISPATCH = torch._C._disabled_torch_dispatch_impl
 
 
 def _observed() -> bool:
@@ -32,7 +36,9 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
     torch.library.register_fake(f"ebm_fast::{name}", fake, lib=_library)
     registered = getattr(torch.ops.ebm_fast, name).default
 
-    def call(*args: Any) -> Any:
-        return registered(*args) if _observed() else implementation(*args)
+    def call(x: Tensor, *args: Any) -> Any:
+        # A subclass that answers ops itself (fake, distributed, functional tensors) has no memory of its own to write to.
+        plain = type(x) is Tensor or type(x).__torch_dispatch__ is _NO_DISPATCH
+        return implementation(x, *args) if plain and not _observed() else registered(x, *args)
 
     return call

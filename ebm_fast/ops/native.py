@@ -20,12 +20,6 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def refuse_read_only(x: Tensor, name: str) -> None:
-    # Memory of torch's own is writable; only foreign memory (NumPy, mmap), which cannot be resized, is worth a system call.
-    if not x.untyped_storage().resizable() and not _C.is_writable(x.data_ptr(), x.nbytes):
-        raise ValueError(f"{name} lies in read-only memory (a read-only memory map?); pass {name}.clone()")
-
-
 def _on_cpu(function: Callable[..., None], *args: Any) -> None:
     function(*args, torch.get_num_threads())
 
@@ -45,7 +39,6 @@ def _noise_args(out: Tensor, rng: Tensor | None, kind: int, purpose: int, seed: 
 
 
 def noise_cpu(out: Tensor, *args: Any) -> None:
-    refuse_read_only(out, "out")
     _on_cpu(_C.noise_cpu, *_noise_args(out, *args))
 
 
@@ -68,7 +61,6 @@ def _langevin_args(
 
 
 def langevin_step_cpu(x: Tensor, *args: Any) -> None:
-    refuse_read_only(x, "x")
     _on_cpu(_C.langevin_cpu, *_langevin_args(x, *args))
 
 

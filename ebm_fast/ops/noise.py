@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from . import checks
 from .backend import route
@@ -24,13 +25,17 @@ def signed64(seed: int) -> int:
 
 def fresh_seed(generator: torch.Generator | None = None) -> int:
     """One seed drawn from torch's generator, so that `torch.manual_seed` governs runs without an explicit seed."""
-    device = None if generator is None else generator.device
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    device = "cpu" if generator is None else generator.device
     return int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
 
 
 def _impl(out: Tensor, *args: Any) -> None:
     if out.numel():
+        checks.refuse_read_only(out, "out")
         route("noise_", out, args[-1])(out, *args[:-1])
+        increment_version(out)
 
 
 _op = define(

@@ -157,28 +157,27 @@ class LangevinTransition:
         self._evaluated: tuple[Tensor, Tensor] | None = None
         arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
         self._norm_sum = state.x.new_zeros(state.x.shape[:1] if track else 0, dtype=arithmetic)
-        self._norm_since = state.age
+        self.reset_stats()
 
     def reset_stats(self) -> None:
         self._norm_sum.zero_()
-        self._norm_since = self.state.age
+        self.gradients, self._first_step = 0, self.state.step
 
     def grad_norm(self) -> Tensor:
-        """Mean of |dE/dx| over the steps since `reset_stats` that a chain really took. (n,)"""
-        steps = self.state.age - self._norm_since
+        """Mean of |dE/dx| over the gradients since `reset_stats`, for a frozen chain over those before. (n,)"""
         if not self.guard:
-            return self._norm_sum / max(steps, 1)
+            return self._norm_sum / max(self.gradients, 1)
         diverged_at = self.state.divergence_step
         assert diverged_at is not None
-        taken = diverged_at.sub(self.state.step - steps).masked_fill_(diverged_at < 0, steps)
-        return self._norm_sum / taken.clamp(1, max(steps, 1))
+        taken = (diverged_at - self._first_step).masked_fill_(diverged_at < 0, self.gradients)
+        return self._norm_sum / taken.clamp(1, max(self.gradients, 1))
 
     def energy_now(self) -> Tensor:
         """E at the present state; in the gradient-first order the gradient comes along and serves the next step."""
         if self.state.x.numel() == 0:
             return self._norm_sum.new_zeros(self.state.x.shape[:1])
         if self.sampler.order == "noise" or self.rng is not None:
-            return self.energy.value(self.state.x)
+            return self.energy.value_and_grad(self.state.x)[0]
         if self._evaluated is None:
             self._evaluated = self.energy.value_and_grad(self.state.x)
         return self._evaluated[0]
@@ -198,6 +197,8 @@ class LangevinTransition:
         """Step size and noise of the k-th step from here."""
         sampler, age = self.sampler, self.state.age + k
         step_size = _at(sampler.step_size, "step_size", age)
+        if isinstance(step_size, Tensor):
+            checks.coefficient(step_size, "step_size", self.state.x)
         if sampler.noise_std is not None:
             return step_size, _at(sampler.noise_std, "noise_std", age)
         temperature = checks.number(_at(sampler.temperature, "temperature", age), "temperature", low=0.0)
@@ -222,35 +223,44 @@ class LangevinTransition:
         energy, grad = self._evaluated or self.energy.value_and_grad(self.state.x)
         self._evaluated = None
         self.last_energy = energy
+        self.gradients += 1
         if self.track or self.guard:
             norm = event_norm(grad, backend=self.backend)
             if self.guard:
-                self._mark(energy, norm, step_size, noise_std, k)
+                self._mark(energy, grad, norm, step_size, noise_std, k)
                 norm = norm.masked_fill(self.state.diverged, 0.0)
             if self.track:
                 self._norm_sum += norm
         return grad
 
-    def _mark(self, energy: Tensor, norm: Tensor, step_size: Any, noise_std: Any, k: int) -> None:
+    def _mark(self, energy: Tensor, grad: Tensor, norm: Tensor, step_size: Any, noise_std: Any, k: int) -> None:
         """Freeze chains whose energy or gradient is not finite or whose next state could leave the dtype's range.
 
         |x'| <= (1 + s p) |x| + s |g| + 6.77 n for every element: what passes cannot overflow, so a frozen state is finite.
         """
         state, sampler = self.state, self.sampler
         assert state.divergence_step is not None
+        if grad.dtype == torch.float16:
+            norm = self._size(grad)
         if sampler.grad_clip is not None and math.isfinite(sampler.grad_clip):
             norm = norm.clamp(max=sampler.grad_clip * math.sqrt(state.x[0].numel()))
         elif sampler.grad_clip_norm is not None:
             norm = norm.where(~torch.isfinite(norm), norm.clamp(max=sampler.grad_clip_norm))
-        reach = event_norm(state.x, backend=self.backend) * (1.0 + step_size * abs(sampler.prior_precision)) + step_size * norm
+        reach = self._size(state.x) * (1.0 + step_size * abs(sampler.prior_precision)) + step_size * norm
         if state.velocity is not None:
-            reach = reach + abs(sampler.momentum) * event_norm(state.velocity, backend=self.backend)
+            reach = reach + abs(sampler.momentum) * self._size(state.velocity)
         fine = torch.isfinite(energy) & (reach + _LARGEST_NORMAL * noise_std <= torch.finfo(state.x.dtype).max)
         newly = ~(fine | state.diverged)
         if self.rng is not None:
             state.divergence_step.copy_(torch.where(newly, self.rng[1] + k, state.divergence_step))
         else:
             state.divergence_step.masked_fill_(newly, state.step + k)
+
+    def _size(self, x: Tensor) -> Tensor:
+        """A bound on |x| of every element of a chain: the norm, or in float16, whose range it may leave, the largest. (n,)"""
+        if x.dtype == torch.float16:
+            return x.reshape(x.shape[0], -1).abs().amax(1).float()
+        return event_norm(x, backend=self.backend)
 
     def _gradient_first(self, num_steps: int) -> None:
         for k in range(num_steps):

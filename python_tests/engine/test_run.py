@@ -93,6 +93,30 @@ def test_batch_splits_and_chunks_of_chains(device):
     assert torch.equal(whole, torch.cat(parts, dim=1))
 
 
+def test_float16_chains_of_large_events_are_not_taken_for_divergent():
+    x0 = torch.full((1, 200_000), 150.0, dtype=torch.float16)  # its norm, 67082, does not fit in float16
+    run = ef.sample(lambda x: 0.5e-3 * x.float().square().sum(1), ef.Langevin(0.1), x0, num_steps=2, seed=0)
+    assert not run.stats.diverged.any()
+
+
+def test_a_run_that_would_leave_the_counter_is_refused_before_it_starts():
+    x = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match="step must be in"):
+        ef.langevin_(x, quadratic, num_steps=5, step_size=0.1, seed=0, step=2**56 - 2)
+    with pytest.raises(ValueError, match="step must be in"):
+        ef.sample(quadratic, ef.Langevin(0.1), x, num_steps=5, seed=0, step=2**56 - 2)
+    assert not x.any()
+    state = ef.sample(quadratic, ef.Langevin(0.1), x, num_steps=2, seed=0).state
+    with pytest.raises(ValueError, match="leave x0, seed"):
+        ef.sample(quadratic, ef.Langevin(0.1), resume=state, num_steps=2, step=3)
+    with pytest.raises(TypeError, match="sampler must be a sampler"):
+        ef.sample(quadratic, "L", x, num_steps=2)
+    with pytest.raises(TypeError, match="condition must be a dict"):
+        ef.sample(quadratic, ef.Langevin(0.1), x, num_steps=2, condition=5)
+    with pytest.raises(ValueError, match=r"step_size must be a number or a tensor of shape \(\) or \(2,\)"):
+        ef.sample(quadratic, ef.Langevin(torch.tensor([0.1, 0.2, 0.3])), x, num_steps=2)
+
+
 def test_stats(device):
     x0 = torch.randn(5, 3, device=device)
     run = ef.sample(quadratic, ef.Langevin(0.05), x0, num_steps=6, thin=2, warmup=3, seed=2)
@@ -178,7 +202,7 @@ def test_bad_energies_are_named(energy, error, match):
         ({"strategy": "magic"}, ValueError, "strategy must be one of"),
         ({"strategy": "graph"}, ValueError, "needs x on a CUDA device"),
         ({"strategy": "reference", "backend": "cpu"}, ValueError, "runs on backend 'reference'"),
-        ({"resume": 3}, ValueError, "leave x0 and seed out"),
+        ({"resume": 3}, ValueError, "leave x0, seed, step"),
         ({"chain_offset": 2**32 - 1}, ValueError, "chain_offset"),
     ],
 )
@@ -251,22 +275,27 @@ def test_torch_governs_without_a_seed():
     assert not torch.equal(runs[0], ef.sample(quadratic, ef.Langevin(0.1), torch.zeros(3, 2), num_steps=3).final)
 
 
-def test_interruption_keeps_the_partial_run():
+@ORDERS
+@pytest.mark.parametrize(("thin", "warmup", "momentum"), [(1, 0, 0.0), (4, 0, 0.5), (1, 10, 0.0), (3, 2, 0.9)])
+def test_interruption_keeps_a_partial_run_that_resumes_exactly(order, thin, warmup, momentum):
     def energy(x: torch.Tensor) -> torch.Tensor:
         energy.calls += 1
-        if energy.calls == 8:
+        if energy.calls == 12:
             signal.raise_signal(signal.SIGINT)
         return quadratic(x)
 
     energy.calls = 0
-    x0 = torch.randn(3, 2)
+    x0, sampler = torch.randn(3, 2), ef.Langevin(0.1, order=order, momentum=momentum)
     with pytest.raises(KeyboardInterrupt) as caught:
-        ef.sample(energy, ef.Langevin(0.1), x0, num_steps=20, seed=0)
+        ef.sample(energy, sampler, x0, num_steps=24, thin=thin, warmup=warmup, seed=0)
     partial = caught.value.run
     assert isinstance(caught.value, ef.Interrupted)
-    assert 0 < partial.num_steps < 20
-    full = ef.sample(quadratic, ef.Langevin(0.1), x0, num_steps=20, seed=0)
-    assert torch.equal(partial.samples, full.samples[: partial.num_steps])
+    assert partial.num_steps < 24
+    assert partial.num_steps % thin == 0
+    full = ef.sample(quadratic, sampler, x0, num_steps=24, thin=thin, warmup=warmup, seed=0)
+    assert torch.equal(partial.samples, full.samples[: partial.num_steps // thin])
+    rest = ef.sample(quadratic, sampler, num_steps=24 + warmup - partial.state.age, resume=partial.state)
+    assert torch.equal(rest.final, full.final)
 
 
 def test_progress_bar_shows_steps_and_eta(capsys):

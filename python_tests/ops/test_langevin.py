@@ -137,12 +137,13 @@ def bad(**changes) -> dict:
         ({"x": torch.zeros(4, 3, requires_grad=True)}, ValueError, "x must not require grad"),
         ({"clamp": (1, 0)}, ValueError, "clamp must be a pair"),
         ({"clamp": 3}, TypeError, "clamp must be a pair"),
+        ({"clamp": ("a", 1)}, TypeError, "clamp must be a pair of numbers"),
         ({"clamp": (0, 1), "clamp_after": "lunch"}, ValueError, "clamp_after must be"),
         ({"grad_clip": -1}, ValueError, "grad_clip must be"),
         ({"grad_clip": 1.0, "grad_clip_norm": 1.0}, ValueError, "not both"),
         ({"momentum": 0.9}, ValueError, "momentum=0.9 needs velocity"),
         ({"velocity": torch.zeros(2)}, ValueError, "velocity must match x"),
-        ({"active": torch.ones(4)}, ValueError, "active must be a tensor of shape"),
+        ({"active": torch.ones(4)}, ValueError, "active must be a contiguous tensor of shape"),
         ({"seed": "s"}, TypeError, "seed must be an int"),
         ({"backend": "cuda"}, ef.BackendError, "backend 'cuda' cannot run this"),
     ],
@@ -162,6 +163,59 @@ def test_overlapping_memory():
     x = torch.randn(4, 8)
     wanted = 0.75 * x
     assert torch.allclose(ef.ops.langevin_step_(x, x, step_size=0.25, noise_std=0.0), wanted)
+
+
+def test_velocity_needs_memory_of_its_own():
+    x = torch.zeros(4, 3)
+    for velocity, grad in ((x, torch.zeros(4, 3)), (g := torch.zeros(4, 3), g)):
+        with pytest.raises(ValueError, match="overlaps (x|velocity) in memory"):
+            ef.ops.langevin_step_(x, grad, step_size=0.1, velocity=velocity, momentum=0.5, seed=0)
+
+
+def test_strided_masks_and_counters_are_refused():
+    x = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match="active must be a contiguous tensor"):
+        ef.ops.langevin_step_(x, None, step_size=0.1, active=torch.ones(6, dtype=torch.bool)[::2], seed=0)
+    with pytest.raises(ValueError, match="rng must be a contiguous"):
+        ef.ops.langevin_step_(x, None, step_size=0.1, rng=torch.zeros(4, dtype=torch.int64)[::2])
+
+
+def test_autograd_sees_that_the_state_was_written():
+    w, y = torch.tensor(2.0, requires_grad=True), torch.ones(2, 4)
+    loss = (w * y).sum()
+    ef.langevin_(y, lambda x: x.square().sum(1), num_steps=1, step_size=0.1, seed=0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_lazily_negated_gradients():
+    z = torch.randn(3, 4, dtype=torch.complex64).conj().imag.contiguous()
+    negated = torch._neg_view(torch.ones(3, 4))
+    with pytest.raises(ValueError, match="lazily negated"):
+        ef.ops.langevin_step_(torch.zeros(3, 4), negated, step_size=0.1, noise_std=0.0)
+    assert ef.ops.langevin_step_(z.resolve_neg(), negated.resolve_neg(), step_size=0.1, noise_std=0.0).shape == (3, 4)
+
+
+def test_a_norm_bound_of_zero_takes_no_step():
+    x, g = torch.ones(2, 3), torch.zeros(2, 3)
+    g[1] = 5.0
+    assert torch.equal(ef.ops.langevin_step_(x.clone(), g, step_size=0.1, noise_std=0.0, grad_clip_norm=0.0), x)
+
+
+def test_fake_tensors_are_left_to_the_dispatcher():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        x = torch.zeros(4, 3)
+    assert mode is not None
+    assert ef.ops.langevin_step_(x, x.clone(), step_size=0.1, seed=0).shape == (4, 3)
+    assert ef.ops.normal_(x, seed=0).shape == (4, 3)
+
+
+@pytest.mark.parametrize("value", ["0.1", True, b"1", 1j])
+def test_what_is_no_number(value):
+    with pytest.raises(TypeError, match="step_size must be a number"):
+        ef.ops.langevin_step_(torch.zeros(2, 2), None, step_size=value, seed=0)
 
 
 def test_empty_states():

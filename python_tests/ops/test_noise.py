@@ -190,7 +190,7 @@ def test_threads_of_the_user_do_not_disturb_each_other():
         ({"seed": 1, "step": 2**56}, ValueError, "step must be in"),
         ({"seed": 1, "chain_offset": 2**32 - 3}, ValueError, "chain_offset must be in"),
         ({"seed": 1, "purpose": "dice"}, ValueError, "purpose must be one of user, langevin"),
-        ({"rng": torch.zeros(2)}, ValueError, "rng must be an int64 tensor"),
+        ({"rng": torch.zeros(2)}, ValueError, "rng must be a contiguous int64 tensor"),
         ({"seed": 1, "backend": "fpga"}, ValueError, "backend must be one of auto, reference"),
     ],
 )
@@ -248,5 +248,10 @@ def test_read_only_memory_is_refused(tmp_path):
         locked = torch.from_numpy(np.load(tmp_path / "a.npy", mmap_mode="r"))
     with pytest.raises(ValueError, match="read-only memory"):
         ef.ops.normal_(locked, seed=0)
+    for backend in ("reference", "cpu"):
+        with pytest.raises(ValueError, match="velocity lies in read-only memory"):
+            ef.ops.langevin_step_(torch.zeros(64, 64), torch.ones(64, 64), step_size=0.1, velocity=locked, backend=backend)
+        with pytest.raises(ValueError, match="x lies in read-only memory"):
+            ef.langevin_(locked, lambda x: x.square().sum(1), num_steps=1, step_size=0.1, backend=backend)
     ours = torch.from_numpy(np.zeros((4, 4), np.float32))
     assert ef.ops.normal_(ours, seed=0).abs().sum() > 0
