@@ -50,12 +50,18 @@ def load_checkpoint(path: str | Path) -> Any:
     """The state that `save_checkpoint` wrote to the directory `path`, bit for bit, its tensors on the CPU.
 
     Raises FileNotFoundError where there is no complete checkpoint, and ValueError naming the file where one is
-    truncated, altered (SHA-256 over both files) or of a later format.
+    truncated, altered (SHA-256 over both files), nested too deeply or of a later format.
     """
+    try:
+        return _load(Path(path))
+    except RecursionError as error:
+        raise ValueError(f"{Path(path) / _STATE}: nested too deeply for a checkpoint's JSON: {error}") from error
+
+
+def _load(path: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    path = Path(path)
     state_file = path / _STATE
     if not state_file.is_file():
         raise FileNotFoundError(f"{path}: expected a checkpoint directory with {_STATE}, found none")

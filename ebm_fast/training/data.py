@@ -16,6 +16,7 @@ from torch import Tensor
 from ebm_fast.training.shuffle import shuffle_keys
 
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_MAX_DIMS = 8
 _CHUNK = 1 << 20
 
 
@@ -56,7 +57,7 @@ def load_idx(path: str | Path) -> Tensor:
     Layout: bytes 0, 0, type, number of dimensions; each dimension as a big-endian uint32; then the elements,
     big-endian, last dimension fastest. Types: uint8, int8, int16, int32, float32, float64.
     Raises FileNotFoundError, and ValueError naming the file, what was expected and what came, for a wrong magic
-    number, a truncated or overlong payload, and a corrupt gzip stream. Source: http://yann.lecun.com/exdb/mnist.
+    number, more than 8 dimensions, a truncated or overlong payload, and a corrupt gzip stream. Source: http://yann.lecun.com/exdb/mnist.
     """
     path = Path(path)
     with path.open("rb") as raw:
@@ -65,10 +66,10 @@ def load_idx(path: str | Path) -> Tensor:
         stream = gzip.GzipFile(fileobj=raw) if zipped else raw
         try:
             magic = stream.read(4)
-            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES or magic[3] == 0:
+            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES or not 1 <= magic[3] <= _MAX_DIMS:
                 raise ValueError(
                     f"{path}: expected an IDX file, which starts with 00 00, a type of "
-                    f"{{{', '.join(f'{t:02x}' for t in _IDX_DTYPES)}}} and a number of dimensions >= 1; "
+                    f"{{{', '.join(f'{t:02x}' for t in _IDX_DTYPES)}}} and a number of dimensions in 1..{_MAX_DIMS}; "
                     f"it starts with {magic.hex(' ') or 'nothing (empty file)'}"
                 )
             dtype = np.dtype(_IDX_DTYPES[magic[2]])
@@ -90,6 +91,9 @@ def load_idx(path: str | Path) -> Tensor:
     if len(payload) != expected:
         found = f"at least {len(payload)}" if len(payload) > expected else f"only {len(payload)}"
         raise ValueError(f"{path}: expected {expected} bytes of data for {dtype.name} {shape}, found {found}")
+    # Without elements the length says nothing about the other sizes, which a tensor's strides must be able to hold.
+    if math.prod(max(size, 1) for size in shape) * dtype.itemsize >= 1 << 63:
+        raise ValueError(f"{path}: expected sizes whose product is below 2^63 bytes, got {shape}")
     array = np.frombuffer(payload, dtype).reshape(shape)
     return torch.from_numpy(array.astype(dtype.newbyteorder("="), copy=True))
 

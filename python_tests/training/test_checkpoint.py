@@ -224,6 +224,17 @@ def test_missing_and_foreign(tmp_path):
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("depth", [900, 100_000])
+def test_deep_nesting_is_a_value_error_naming_the_file(tmp_path, depth):
+    path = save_checkpoint(tmp_path / "c", {})
+    document = (path / "state.json").read_text()
+    (path / "state.json").write_text(document.replace('"state": {}', f'"state": {"[" * depth}{"]" * depth}'))
+    # How deep is too deep is the interpreter's affair; below that, the digest differs.
+    with pytest.raises(ValueError, match=r"SHA-256" if depth == 900 else r"state\.json: nested too deeply") as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+
+
 def test_latest_is_by_number_and_ignores_the_incomplete(tmp_path):
     assert latest_checkpoint(tmp_path) is None and latest_checkpoint(tmp_path / "absent") is None
     for step in (900, 1000, 20):
