@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast import engine, ops
+from ebm_fast.engine.run import STRATEGIES, check_count
 from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
 from ebm_fast.objectives.initial import Init, InitialStates
+from ebm_fast.ops import checks
 from ebm_fast.samplers import Langevin
 
 Batch = Tensor | Sequence[Tensor]
@@ -65,7 +67,8 @@ class ContrastiveDivergence:
     Du, Li, Tenenbaum, Mordatch 2021; they need a module as energy and Langevin without momentum or schedule).
     A non-finite batch, chain or energy raises FloatingPointError naming it; on CUDA this comes an iteration or so
     late, because nothing waits for the device, unless `check=True`. `finish_checks()` waits for what is under way.
-    Source: Hinton 2002. Raises TypeError or ValueError naming the argument.
+    `seed`: 64 bits; None draws one from torch's generator. `chain_offset`: global index of the batch's first chain;
+    chains of other indices have other noise. Source: Hinton 2002. Raises TypeError or ValueError naming the argument.
     """
 
     def __init__(
@@ -78,14 +81,17 @@ class ContrastiveDivergence:
         kl_weight: float = 0.0,
         entropy_weight: float = 0.0,
         data_noise: float = 0.0,
-        seed: int = 0,
+        seed: int | None = None,
         chain_offset: int = 0,
         check: bool = False,
         strategy: str = "auto",
         backend: str | None = None,
     ) -> None:
-        if num_steps < 1:
-            raise ValueError(f"num_steps: expected >= 1, got {num_steps}")
+        check_count(num_steps, "num_steps", 1)
+        seed = ops.fresh_seed() if seed is None else seed
+        checks.counter(seed, 0, chain_offset, None, torch.empty(1, device="meta"))
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
         weights = {
             "energy_l2": energy_l2,
             "kl_weight": kl_weight,
@@ -188,7 +194,7 @@ class ContrastiveDivergence:
         return data.detach().clone()
 
     def _keep(self, samples: Tensor) -> None:
-        """Called with the ends of the chains, once they are known to be finite."""
+        """Called with the ends of the chains; on CUDA it is not known yet whether they are finite."""
 
     def finish_checks(self) -> None:
         """Wait for the finiteness checks still under way on CUDA; FloatingPointError where one fails."""
@@ -207,7 +213,8 @@ class PersistentCD(ContrastiveDivergence):
     """L = E_data E(x) - E_buffer E(x): chains continue from a replay buffer and are written back to their slots.
 
     `buffer` is a `training.ReplayBuffer` on the model's device; with labels in the batch, and a buffer with classes,
-    chain j continues a chain of class y[j]. Otherwise as `ContrastiveDivergence`.
+    chain j continues a chain of class y[j]. The buffer's own `chain_offset` governs its states, and it keeps the old
+    state where a chain has ended in one that is not finite. Otherwise as `ContrastiveDivergence`.
     Sources: Tieleman 2008; Du and Mordatch 2019 (rejuvenation).
     """
 
@@ -259,7 +266,7 @@ class ShortRunMLE(ContrastiveDivergence):
         if initial is None or initial.event_shape != data.shape[1:] or initial.device != data.device:
             initial = InitialStates(self.init, data.shape[1:], device=data.device, dtype=data.dtype)
             self._initial = initial
-        return initial(len(data), self.seed, self.iteration)
+        return initial(len(data), self.seed, self.iteration, self.chain_offset)
 
 
 def _split(batch: Batch) -> tuple[Tensor, Tensor | None]:

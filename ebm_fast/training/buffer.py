@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ebm_fast import ops
+from ebm_fast.engine.run import check_count
 from ebm_fast.objectives.initial import Init, InitialStates
+from ebm_fast.ops import checks
 from ebm_fast.training.shuffle import shuffle_keys
 
 
@@ -25,10 +28,12 @@ class Draw(NamedTuple):
 class ReplayBuffer:
     """Slot i holds a chain; a draw takes n different slots, each restarted from `init` with probability R.
 
-    `init`: ("uniform", lo, hi), ("normal", std), rows (m, *event) to choose from, or a function (n, seed, step) ->
-    (n, *event); it fills the buffer and restarts slots. `rejuvenation` is R: 0 never restarts, 1 always does.
+    `init`: ("uniform", lo, hi), ("normal", std), rows (m, *event) to choose from, or a function (n, seed, step,
+    chain_offset) -> (n, *event); it fills the buffer and restarts slots. `rejuvenation` is R: 0 never restarts, 1
+    always does. `seed`: 64 bits; None draws one from torch's generator. `chain_offset`: global index of slot 0, r size
+    for rank r, so that buffers of one seed hold chains of their own: it shifts the noise of `init` and of the restarts.
     With `num_classes`, slots belong to classes in equal blocks: slot i to class i // (size / num_classes).
-    Everything random is a function of (seed, number of the draw), and stays on `device`: `draw` and `write` wait for
+    Everything random is a function of (seed, chain_offset, number of the draw), and stays on `device`: `draw` and `write` wait for
     nothing. Sources: Tieleman 2008 (persistent chains); Du and Mordatch 2019 (buffer, R = 5 %).
     Raises TypeError or ValueError naming the argument.
     """
@@ -43,19 +48,25 @@ class ReplayBuffer:
         num_classes: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
-        seed: int = 0,
+        seed: int | None = None,
+        chain_offset: int = 0,
     ) -> None:
-        if size < 1:
-            raise ValueError(f"size: expected >= 1, got {size}")
+        check_count(size, "size", 1)
+        seed = ops.fresh_seed() if seed is None else seed
+        checks.counter(seed, 0, chain_offset, None, torch.empty(size, 0, device="meta"))
+        if num_classes is not None:
+            check_count(num_classes, "num_classes", 1)
+        checks.number(rejuvenation, "rejuvenation")
         if not 0.0 <= rejuvenation <= 1.0:
             raise ValueError(f"rejuvenation: expected a probability in [0, 1], got {rejuvenation}")
-        if num_classes is not None and (num_classes < 1 or size % num_classes):
+        if num_classes is not None and size % num_classes:
             raise ValueError(f"size: expected a multiple of num_classes={num_classes}, got {size}")
         self.size, self.event_shape = size, tuple(event_shape)
         self.rejuvenation, self.num_classes, self.seed = rejuvenation, num_classes, seed
+        self.chain_offset = chain_offset
         self.initial = InitialStates(init, event_shape, device=device, dtype=dtype)
         self.num_draws = 0
-        self.samples = self.initial(size, seed, 0)
+        self.samples = self.initial(size, seed, 0, chain_offset)
 
     def draw(self, n: int, y: Tensor | None = None) -> Draw:
         """n slots without replacement; with labels y (n,) int64, slot j is one of class y[j].
@@ -63,6 +74,7 @@ class ReplayBuffer:
         Raises ValueError when n is more than the buffer (with labels: than one class) holds, or y does not fit. On
         CUDA the range of y is left to the device's own assertion, because reading it would wait.
         """
+        check_count(n, "n")
         limit = self.size if y is None or self.num_classes is None else self.size // self.num_classes
         if not 1 <= n <= limit:
             raise ValueError(f"n: expected 1..{limit} (slots {'' if y is None else 'of one class'}), got {n}")
@@ -75,9 +87,15 @@ class ReplayBuffer:
         x, fresh = self.samples[slots], torch.zeros(n, dtype=torch.bool, device=slots.device)
         if self.rejuvenation > 0.0:
             chance = torch.empty(n, 1, device=slots.device)
-            ops.uniform_(chance, seed=self.seed, step=self.num_draws, purpose="rejuvenation")
+            ops.uniform_(
+                chance,
+                seed=self.seed,
+                step=self.num_draws,
+                purpose="rejuvenation",
+                chain_offset=self.chain_offset,
+            )
             fresh = chance.squeeze(1) <= self.rejuvenation
-            restarted = self.initial(n, self.seed, self.num_draws)
+            restarted = self.initial(n, self.seed, self.num_draws, self.chain_offset)
             x = torch.where(fresh.view(n, *[1] * len(self.event_shape)), restarted, x)
         return Draw(x, slots, y, fresh)
 
@@ -103,7 +121,11 @@ class ReplayBuffer:
             raise ValueError(f"y: expected labels in 0..{self.num_classes - 1}, got {y.min()}..{y.max()}")
 
     def write(self, slots: Tensor, x: Tensor) -> None:
-        """samples[slots] <- x: the ends of the chains, to slots of one draw (all different), which it copies."""
+        """samples[slots] <- x: the ends of the chains, to slots of one draw (all different), which it copies.
+
+        A row of x that holds a NaN or an infinity leaves its slot as it is, without waiting for the device: a chain
+        that has left for good must not be continued.
+        """
         n = len(slots) if slots.dim() == 1 else -1
         if slots.dtype != torch.int64 or n < 0 or slots.device != self.samples.device:
             raise ValueError(
@@ -118,7 +140,9 @@ class ReplayBuffer:
             )
         if n and not slots.is_cuda and (slots.min() < 0 or slots.max() >= self.size):
             raise ValueError(f"slots: expected 0..{self.size - 1}, got {slots.min()}..{slots.max()}")
-        self.samples.index_copy_(0, slots, x.detach())
+        finite = x.detach().isfinite().reshape(n, math.prod(self.event_shape)).all(1)
+        kept = finite.view(n, *[1] * len(self.event_shape))
+        self.samples.index_copy_(0, slots, torch.where(kept, x.detach(), self.samples[slots]))
 
     def state_dict(self) -> dict[str, Any]:
         """The chains, and the seed and number of the draws."""

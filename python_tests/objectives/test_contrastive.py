@@ -126,7 +126,9 @@ def test_energy_l2_enters_the_objective():
     data = torch.randn(50, 1)
     losses = {}
     for weight in (0.0, 0.5):
-        losses[weight], _ = ContrastiveDivergence(Gaussian(), LANGEVIN, num_steps=3, energy_l2=weight)(data)
+        losses[weight], _ = ContrastiveDivergence(
+            Gaussian(), LANGEVIN, num_steps=3, energy_l2=weight, seed=0
+        )(data)
     energy, samples = Gaussian(), data.clone()
     engine.run_(energy, LANGEVIN, samples, num_steps=3, seed=0)
     added = 0.5 * (energy(data).square().mean() + energy(samples).square().mean())
@@ -190,6 +192,35 @@ def test_iteration_t_is_the_engine_s_chain_at_step_t_k(options):
     other = data.clone()
     engine.run_(net, LANGEVIN, other, num_steps=4, seed=9, step=4, chain_offset=5)
     assert not torch.allclose(other, samples), "iterations have their own noise"
+
+
+@pytest.mark.parametrize("init", [("uniform", -1.0, 1.0), ("normal", 1.0), torch.linspace(-1, 1, 6400).view(100, 1, 8, 8)])
+def test_short_runs_of_a_split_batch_are_those_of_the_whole(init):
+    """Rows 4..7 of a batch of 8 start, and end, where a batch of 4 with chain_offset=4 does."""
+    net, data, seen = small_net(), torch.rand(8, 1, 8, 8), []
+    net.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach().clone()))
+
+    def starts_and_ends(batch: Tensor, chain_offset: int) -> tuple[Tensor, Tensor]:
+        seen.clear()
+        ShortRunMLE(net, LANGEVIN, init, num_steps=3, seed=2, chain_offset=chain_offset)(batch)
+        return seen[0], seen[-1][len(batch) :]
+
+    whole, first, second = (starts_and_ends(*part) for part in ((data, 0), (data[:4], 0), (data[4:], 4)))
+    assert torch.equal(whole[0], torch.cat([first[0], second[0]]))
+    assert not torch.equal(first[0], second[0])
+    torch.testing.assert_close(whole[1], torch.cat([first[1], second[1]]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("maker", list(MAKERS))
+def test_without_a_seed_torch_s_generator_decides(maker):
+    net, data = small_net(), torch.rand(6, 1, 8, 8)
+
+    def losses(torch_seed: int) -> list[float]:
+        torch.manual_seed(torch_seed)
+        return [MAKERS[maker](net)(data)[0].item() for _ in range(2)]
+
+    assert losses(1) == losses(1)
+    assert len({*losses(1), *losses(2)}) == 4
 
 
 def test_persistent_chains_go_back_to_their_slots():
@@ -256,7 +287,7 @@ def test_data_noise_has_its_strength():
         seen.append(x.detach())
         return x.square().sum(1)
 
-    ContrastiveDivergence(energy, LANGEVIN, num_steps=1, data_noise=0.3)(data)
+    ContrastiveDivergence(energy, LANGEVIN, num_steps=1, data_noise=0.3, seed=0)(data)
     noised = seen[-1][:20000]
     assert abs(noised.std() - 0.3) < 5 * 0.3 / math.sqrt(40000) and abs(noised.mean()) < 5 * 0.3 / math.sqrt(
         20000
@@ -278,8 +309,19 @@ def test_what_is_not_finite_is_named_and_spares_the_buffer():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="num_steps"):
-        ContrastiveDivergence(Gaussian(), LANGEVIN, num_steps=0)
+    for error, options in (
+        (ValueError, {"num_steps": 0}),
+        (TypeError, {"num_steps": 2.5}),
+        (ValueError, {"seed": 1 << 64}),
+        (ValueError, {"seed": -(1 << 63) - 1}),
+        (TypeError, {"seed": "a"}),
+        (TypeError, {"seed": 1.0}),
+        (ValueError, {"chain_offset": -1}),
+        (ValueError, {"strategy": "fast"}),
+        (ValueError, {"strategy": None}),
+    ):
+        with pytest.raises(error, match=next(iter(options))):
+            ContrastiveDivergence(Gaussian(), LANGEVIN, **{"num_steps": 1, **options})
     for name in ("energy_l2", "kl_weight", "entropy_weight", "data_noise"):
         for bad in (-1.0, math.nan, math.inf):
             with pytest.raises(ValueError, match=name):
@@ -316,3 +358,10 @@ def test_an_iteration_does_not_wait_for_the_device_and_notices_nan_later():
     objective(data * math.nan)
     with pytest.raises(FloatingPointError, match="batch"):
         objective.finish_checks()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.fill_(math.nan)
+    objective(data)
+    with pytest.raises(FloatingPointError, match="samples"):
+        objective.finish_checks()
+    assert buffer.samples.isfinite().all(), "chains that are known to be lost only later do not go back"

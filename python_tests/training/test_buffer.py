@@ -19,13 +19,13 @@ def _on_device(device: str) -> Iterator[None]:
         yield
 
 
-def numbered(n: int, seed: int, step: int) -> torch.Tensor:
-    """States that tell what made them: 1000 * step + row."""
-    return torch.arange(n, dtype=torch.float32).add_(1000 * step).unsqueeze(1)
+def numbered(n: int, seed: int, step: int, chain_offset: int = 0) -> torch.Tensor:
+    """States that tell what made them: 1000 * step + chain."""
+    return torch.arange(n, dtype=torch.float32).add_(1000 * step + chain_offset).unsqueeze(1)
 
 
 def buffer(size: int = 12, **options: object) -> ReplayBuffer:
-    return ReplayBuffer(size, (1,), **{"init": numbered, **options})
+    return ReplayBuffer(size, (1,), **{"init": numbered, "seed": 0, **options})
 
 
 @settings(max_examples=60, deadline=None)
@@ -105,15 +105,15 @@ def test_slots_of_a_class_are_uniform():
 
 
 def test_every_form_of_init():
-    uniform = ReplayBuffer(2000, (3, 2), init=("uniform", -1.0, 3.0)).samples
+    uniform = ReplayBuffer(2000, (3, 2), init=("uniform", -1.0, 3.0), seed=0).samples
     assert (
         uniform.min() >= -1 and uniform.max() <= 3 and abs(uniform.mean() - 1) < 5 * 4 / math.sqrt(12 * 12000)
     )
-    normal = ReplayBuffer(2000, (3, 2), init=("normal", 0.5)).samples
+    normal = ReplayBuffer(2000, (3, 2), init=("normal", 0.5), seed=0).samples
     assert abs(normal.std() - 0.5) < 5 * 0.5 / math.sqrt(2 * 12000) and abs(
         normal.mean()
     ) < 5 * 0.5 / math.sqrt(12000)
-    rows = ReplayBuffer(3000, (1,), init=torch.arange(3.0).unsqueeze(1), dtype=torch.float64).samples
+    rows = ReplayBuffer(3000, (1,), init=torch.arange(3.0).unsqueeze(1), dtype=torch.float64, seed=0).samples
     assert rows.dtype == torch.float64
     assert all(abs((rows == k).sum() - 1000) < 5 * math.sqrt(3000 * 2 / 9) for k in range(3))
     assert torch.equal(buffer(4).samples, numbered(4, 0, 0))
@@ -123,6 +123,53 @@ def test_fresh_states_differ_from_draw_to_draw():
     chains = ReplayBuffer(8, (2,), init=("normal", 1.0), rejuvenation=1.0)
     states = torch.cat([chains.samples, chains.draw(8).x, chains.draw(8).x])
     assert len(states.unique(dim=0)) == 24
+
+
+@pytest.mark.parametrize("init", [("uniform", -1.0, 3.0), ("normal", 1.0)])
+def test_noise_of_half_precision_is_the_rounded_one(init):
+    half = ReplayBuffer(50, (2,), init=init, dtype=torch.float16, seed=1).samples
+    assert half.dtype == torch.float16
+    assert torch.equal(half, ReplayBuffer(50, (2,), init=init, seed=1).samples.half())
+
+
+@pytest.mark.parametrize(
+    "init", [("uniform", -1.0, 1.0), ("normal", 1.0), torch.arange(1000.0).view(500, 2), None]
+)
+def test_offset_buffers_hold_the_later_chains_of_a_whole_one(init):
+    def chains(size: int, chain_offset: int) -> ReplayBuffer:
+        states = (lambda *a: numbered(*a).expand(-1, 2)) if init is None else init
+        return ReplayBuffer(size, (2,), init=states, rejuvenation=0.5, seed=3, chain_offset=chain_offset)
+
+    whole, first, second = chains(80, 0), chains(40, 0), chains(40, 40)
+    assert torch.equal(whole.samples, torch.cat([first.samples, second.samples]))
+    assert not torch.equal(first.samples, second.samples)
+    drawn, early, late = whole.draw(80), first.draw(40), second.draw(40)
+    assert torch.equal(drawn.fresh, torch.cat([early.fresh, late.fresh]))
+    assert not torch.equal(early.fresh, late.fresh)
+    restarted = torch.cat([early.x, late.x])[drawn.fresh]
+    assert torch.equal(drawn.x[drawn.fresh], restarted) and len(restarted) > 10
+
+
+def test_without_a_seed_torch_s_generator_decides():
+    def states(torch_seed: int) -> torch.Tensor:
+        torch.manual_seed(torch_seed)
+        return torch.cat([ReplayBuffer(5, (2,), init=("normal", 1.0)).samples for _ in range(2)])
+
+    assert torch.equal(states(1), states(1))
+    assert len(torch.cat([states(1), states(2)]).unique(dim=0)) == 20
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+def test_what_is_not_finite_is_not_kept(shape):
+    chains = ReplayBuffer(6, shape, init=("normal", 1.0), seed=1)
+    slots, x = torch.tensor([4, 0, 2, 5]), torch.ones(4, *shape)
+    x[1].view(-1)[-1], x[2].view(-1)[0], x[3].view(-1)[-1] = math.nan, math.inf, -math.inf
+    expected = chains.samples.clone()
+    expected[4] = 1.0
+    chains.write(slots, x)
+    assert torch.equal(chains.samples, expected)
+    chains.write(slots[:0], x[:0])
+    assert torch.equal(chains.samples, expected)
 
 
 def test_resume_is_exact():
@@ -152,22 +199,48 @@ def test_resume_is_exact():
         ({"init": ("normal", -1.0)}, "std > 0"),
         ({"init": ("normal", math.nan)}, "init"),
         ({"init": ("cauchy", 1.0)}, "init"),
+        ({"init": ()}, "init"),
+        ({"init": torch.tensor(1.0)}, "init"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"seed": 1 << 64}, "seed"),
+        ({"chain_offset": -1}, "chain_offset"),
+        ({"chain_offset": 2**32 - 11}, "chain_offset"),
         ({"init": torch.zeros(3, 2)}, r"init.*\(3, 2\)"),
         ({"init": torch.zeros(0, 1)}, "init"),
-        ({"init": lambda n, seed, step: torch.zeros(n)}, "init: expected it to return"),
+        ({"init": lambda n, seed, step, offset: torch.zeros(n)}, "init: expected it to return"),
     ],
 )
 def test_bad_settings(options, message):
     with pytest.raises(ValueError, match=message):
         buffer(**options)
-    with pytest.raises(TypeError, match="init"):
-        buffer(init=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 2.5}, "size"),
+        ({"size": True}, "size"),
+        ({"num_classes": 1.5}, "num_classes"),
+        ({"rejuvenation": "often"}, "rejuvenation"),
+        ({"seed": 1.5}, "seed"),
+        ({"chain_offset": 1.5}, "chain_offset"),
+        ({"init": 3}, "init"),
+        ({"init": ("uniform", "a", 1)}, "init"),
+        ({"init": lambda *_: [0.0]}, "init"),
+        ({"init": ("normal", 1.0), "dtype": torch.int64}, "dtype"),
+    ],
+)
+def test_settings_of_a_wrong_type(options, message):
+    with pytest.raises(TypeError, match=message):
+        buffer(**options)
 
 
 def test_bad_draws_and_writes():
     plain, classes = buffer(12), buffer(12, num_classes=3)
     with pytest.raises(ValueError, match=r"n: expected 1\.\.12"):
         plain.draw(13)
+    with pytest.raises(TypeError, match="n must be an int"):
+        plain.draw(1.5)
     with pytest.raises(ValueError, match=r"n: expected 1\.\.4"):
         classes.draw(5, torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ValueError, match="no classes"):
