@@ -6,10 +6,12 @@ updated in place are seen; a change of shapes, of the sampler or of where a para
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -20,6 +22,8 @@ from .energy import Energy, EnergyFunction
 from .state import ChainState
 
 FAILED = object()
+_PLAIN = (int, float, str, bool, Tensor)
+_lock = threading.RLock()
 _MOST_GRAPHS = 8  # per energy; each keeps its activations alive
 _captured: weakref.WeakKeyDictionary[Any, OrderedDict[tuple, Captured]] = weakref.WeakKeyDictionary()
 _uncapturable: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -28,6 +32,18 @@ _uncapturable: weakref.WeakSet[Any] = weakref.WeakSet()
 def worked_before(energy: Energy) -> bool:
     """False once a capture of this energy has failed."""
     return energy not in _uncapturable
+
+
+@contextlib.contextmanager
+def _no_autocast_cache() -> Iterator[None]:
+    """A capture must not read casts of weights that autocast cached earlier and frees at the end of its block."""
+    before = torch.is_autocast_cache_enabled()
+    torch.clear_autocast_cache()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 class GraphTransition:
@@ -54,7 +70,12 @@ class GraphTransition:
         else:
             if self._graph is None:
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
+                # A stream of its own, since torch's shared one belongs to the device that captured first; thread-local,
+                # since a data loader's pinning thread may use CUDA meanwhile.
+                stream = torch.cuda.Stream(self.state.x.device)
+                with torch.cuda.device(self.state.x.device), _no_autocast_cache(), torch.cuda.graph(
+                    graph, stream=stream, capture_error_mode="thread_local"
+                ):
                     self.inner.advance(num_steps)  # recorded, not run; the host's counters move as if it had
                 self._graph = graph
             else:
@@ -77,8 +98,10 @@ class Captured:
             EnergyFunction(_unowned(energy), self.condition), self.state, backend=backend, guard=False, track=track, rng=self.rng
         )
         self.transition = GraphTransition(inner, num_steps)
+        self._done = torch.cuda.Event()
 
     def run(self, state: ChainState, num_steps: int, condition: Mapping[str, Any], track: bool) -> Tensor | None:
+        torch.cuda.current_stream(self.x.device).wait_event(self._done)  # another stream may still run this graph
         self.x.copy_(state.x)
         for name, value in condition.items():
             if isinstance(value, Tensor):
@@ -92,19 +115,37 @@ class Captured:
             self.state.velocity.zero_()
         self.transition.advance(num_steps)
         state.x.copy_(self.x)
-        return self.transition.grad_norm().clone() if track else None
+        norm = self.transition.grad_norm().clone() if track else None
+        self._done.record(torch.cuda.current_stream(self.x.device))
+        return norm
 
 
 def _unowned(energy: Energy) -> Energy:
     """The energy through a weak reference: a cached graph must not keep alive the module it is cached under."""
     reference = weakref.ref(energy)
-    return lambda x, **condition: reference()(x, **condition)  # type: ignore[misc]
+
+    def unowned(x: Tensor, **condition: Any) -> Tensor:
+        return reference()(x, **condition)  # type: ignore[misc]
+
+    if hasattr(energy, "energy_and_grad"):
+        unowned.energy_and_grad = lambda x, **condition: reference().energy_and_grad(x, **condition)  # type: ignore
+    return unowned
 
 
 def _fingerprint(value: Any) -> Any:
     if isinstance(value, Tensor):
         return ("tensor", value.data_ptr(), tuple(value.shape), value.dtype, value.device)
     return value if isinstance(value, (int, float, str, bool, tuple, type(None))) else id(value)
+
+
+def _settings(module: torch.nn.Module | None) -> tuple:
+    """What else decides what a module computes: its submodules' modes, and their numbers, strings and loose tensors."""
+    if module is None:
+        return ()
+    return tuple(
+        (part.training, tuple((k, _fingerprint(v)) for k, v in vars(part).items() if isinstance(v, _PLAIN)))
+        for part in module.modules()
+    )
 
 
 def _key(energy: Energy, sampler: Any, state: ChainState, num_steps: int, condition: Mapping[str, Any], backend: str | None,
@@ -115,7 +156,7 @@ def _key(energy: Energy, sampler: Any, state: ChainState, num_steps: int, condit
         tuple(state.x.shape), state.x.dtype, state.x.device, num_steps, backend, track, state.chain_offset,
         type(sampler), tuple(_fingerprint(getattr(sampler, f.name)) for f in fields(sampler)),
         tuple((k, (v.shape, v.dtype) if isinstance(v, Tensor) else _fingerprint(v)) for k, v in sorted(condition.items())),
-        tuple(t.data_ptr() for t in tensors), module.training if module is not None else None,
+        tuple(t.data_ptr() for t in tensors), _settings(module),
         torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"),
     )  # fmt: skip
 
@@ -123,7 +164,20 @@ def _key(energy: Energy, sampler: Any, state: ChainState, num_steps: int, condit
 def run(energy: Energy, sampler: Any, state: ChainState, num_steps: int, condition: Mapping[str, Any] | None,
         backend: str | None, track: bool, forced: bool) -> Any:  # fmt: skip
     """num_steps steps on state.x by a cached graph; FAILED (after one warning) where capture fails and was not forced."""
+    try:
+        weakref.ref(energy), hash(energy)
+    except TypeError:
+        raise TypeError(
+            f"strategy='graph' needs an energy that can be hashed and weakly referenced, such as a module or a function, got "
+            f"{type(energy).__name__}; use strategy='step'"
+        ) from None
     condition = dict(condition or {})
+    with _lock:
+        return _run(energy, sampler, state, num_steps, condition, backend, track, forced)
+
+
+def _run(energy: Energy, sampler: Any, state: ChainState, num_steps: int, condition: dict[str, Any], backend: str | None,
+         track: bool, forced: bool) -> Any:  # fmt: skip
     key = _key(energy, sampler, state, num_steps, condition, backend, track)
     graphs = _captured.setdefault(energy, OrderedDict())
     captured = graphs.get(key)

@@ -130,7 +130,7 @@ def _start(energy: Energy, sampler: Sampler, x0: Any, resume: Any, seed: int | N
            generator: torch.Generator | None, on_divergence: str) -> ChainState:  # fmt: skip
     if resume is not None:
         if x0 is not None or seed is not None or step or chain_offset:
-            raise ValueError("resume continues a chain with its own state and counters; leave x0, seed, step and chain_offset out")
+            raise ValueError("resume continues a chain with its own state and counters; leave x0, seed, step, chain_offset out")
         if not isinstance(resume, ChainState):
             raise TypeError(f"resume must be a ChainState (run.state), got {type(resume).__name__}")
         checks.state(resume.x, "resume.x")

@@ -101,7 +101,9 @@ def coefficient(value: Any, name: str, x: Tensor) -> tuple[float, Tensor | None]
 def per_chain(t: Any, name: str, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
     """t # (n,) on x's device."""
     if not isinstance(t, Tensor) or t.shape != x.shape[:1] or t.dtype not in dtypes or t.device != x.device or not t.is_contiguous():
-        got = f"{tuple(t.shape)}, {t.dtype}, strides {t.stride()}, on {t.device}" if isinstance(t, Tensor) else type(t).__name__
+        got = type(t).__name__
+        if isinstance(t, Tensor):
+            got = f"{tuple(t.shape)}, {t.dtype}, strides {t.stride()}, on {t.device}"
         known = " or ".join(str(d) for d in dtypes)
         raise ValueError(f"{name} must be a contiguous tensor of shape ({x.shape[0]},), {known}, on {x.device}; got {got}")
 

@@ -28,6 +28,39 @@ def test_refused_without_a_gpu():
         ef.langevin_(torch.zeros(3, 6), Net(), num_steps=2, step_size=0.1, strategy="graph")
 
 
+def test_a_graph_is_told_apart_by_all_that_decides_what_it_computes():
+    net, sampler, x = Net(), ef.Langevin(0.1), torch.zeros(3, 6)
+    state = ef.ChainState(x, 0)
+
+    def key() -> tuple:
+        return graph._key(net, sampler, state, 5, {}, None, False)
+
+    first = key()
+    assert key() == first
+    net.body[1].eval()
+    second = key()
+    assert second != first
+    net.temperature = 0.5
+    assert key() != second
+    net.body[0].weight.data = net.body[0].weight.data.clone()
+    assert key() != second
+    with torch.no_grad():
+        third = key()
+        net.body[0].weight.add_(1.0)
+    assert key() == third  # updated in place: the same graph reads it
+
+
+def test_a_cached_energy_keeps_its_own_gradient():
+    class Both(Net):
+        def energy_and_grad(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x.sum(1), torch.ones_like(x)
+
+    net = Both()
+    energy, grad = ef.engine.EnergyFunction(graph._unowned(net)).value_and_grad(torch.zeros(2, 6))
+    assert torch.equal(grad, torch.ones(2, 6))
+    assert torch.equal(energy, torch.zeros(2))
+
+
 @pytest.mark.cuda
 class TestOnTheDevice:
     @pytest.fixture

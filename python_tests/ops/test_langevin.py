@@ -168,7 +168,7 @@ def test_overlapping_memory():
 def test_velocity_needs_memory_of_its_own():
     x = torch.zeros(4, 3)
     for velocity, grad in ((x, torch.zeros(4, 3)), (g := torch.zeros(4, 3), g)):
-        with pytest.raises(ValueError, match="overlaps (x|velocity) in memory"):
+        with pytest.raises(ValueError, match=r"overlaps (x|velocity) in memory"):
             ef.ops.langevin_step_(x, grad, step_size=0.1, velocity=velocity, momentum=0.5, seed=0)
 
 
