@@ -54,7 +54,7 @@ def refuse_negated(x: Tensor, name: str) -> None:
 
 def refuse_read_only(x: Tensor, name: str) -> None:
     """Storing into a read-only memory map would end the process, on any CPU backend."""
-    # Memory of torch's own is writable; only foreign memory (NumPy, mmap), which cannot be resized, is worth a system call.
+    # Memory of torch's own is writable; only foreign memory (NumPy, mmap), which cannot be resized, is worth a call.
     if x.is_cpu and not x.untyped_storage().resizable():
         module = native()
         if module is not None and not module.is_writable(x.data_ptr(), x.nbytes):
@@ -100,7 +100,8 @@ def coefficient(value: Any, name: str, x: Tensor) -> tuple[float, Tensor | None]
 
 def per_chain(t: Any, name: str, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
     """t # (n,) on x's device."""
-    if not isinstance(t, Tensor) or t.shape != x.shape[:1] or t.dtype not in dtypes or t.device != x.device or not t.is_contiguous():
+    fits = isinstance(t, Tensor) and t.shape == x.shape[:1] and t.dtype in dtypes and t.device == x.device
+    if not fits or not t.is_contiguous():
         got = type(t).__name__
         if isinstance(t, Tensor):
             got = f"{tuple(t.shape)}, {t.dtype}, strides {t.stride()}, on {t.device}"

@@ -88,7 +88,8 @@ def langevin_step_(
         prior_precision: p of an added prior energy p |x|^2 / 2 (not clipped).
         velocity, momentum: state v, like x and updated in place, and factor m of the heavy ball.
         active: (n,) bool or uint8; chains with 0 are left alone.
-        seed, step, chain_offset, rng, generator: the noise's counter, see `normal_`.
+        seed, step, chain_offset, rng, generator: the noise's counter, see `normal_`. Under torch.compile give `seed` or
+            `rng`: drawing a seed cannot be traced.
         backend: see `ebm_fast.use_backend`.
 
     Returns:

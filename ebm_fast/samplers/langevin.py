@@ -314,7 +314,8 @@ def langevin_(
     """x <- x - s grad E(x) + n z, num_steps times, in place: the inner loop of an EBM trainer as one call.
 
     Takes the arguments of `Langevin` and those of `sample` that make sense here. Allocates nothing of its own per step, never
-    waits for the device, leaves parameter gradients alone, and looks for no divergence (`sample` does).
+    waits for the device, leaves parameter gradients alone, and looks for no divergence (`sample` does). Call it outside of
+    torch.compile; the energy itself may be compiled.
 
     Args:
         x: (n, *event), contiguous, without grad; overwritten.
