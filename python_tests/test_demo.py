@@ -16,6 +16,7 @@ from ebm_fast import demo
 from ebm_fast.cli import main
 from ebm_fast.demo.recipe import RECIPES
 from ebm_fast.demo.report import Report, text_table
+from ebm_fast.demo.run import _prepare_folder
 from ebm_fast.demo.sampling import from_noise
 from ebm_fast.demo.speed import measure_speed, plain_langevin
 from ebm_fast.training import Trainer, latest_checkpoint, load_checkpoint
@@ -172,6 +173,34 @@ def test_a_finished_run_is_replaced(tmp_path):
     checkpoint, _, log = outcome(tmp_path)
     assert checkpoint["iteration"] == len(log) == 3
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ["my_precious.pt", "iteration-3/my_precious.pt", "iteration-best/state.json", "deep/er/log.csv"],
+)
+def test_files_of_others_in_the_checkpoint_folder_are_refused_and_kept(tmp_path, capsys, foreign):
+    for name in (foreign, "iteration-3/tensors-0123456789abcdef.safetensors.partial", "log.csv"):
+        (tmp_path / "checkpoint" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "checkpoint" / name).write_text("mine")
+    (tmp_path / "metrics.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    assert run_demo(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert foreign.split("/")[0] in error and "another --out" in error and len(error.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_a_killed_run_left_before_its_first_checkpoint_is_replaced(tmp_path):
+    left = tmp_path / "checkpoint" / "iteration-3"
+    left.mkdir(parents=True)
+    (left / "tensors-0123456789abcdef.safetensors.partial").write_text("half")
+    (left / "state.json.partial").write_text("half")
+    (tmp_path / "checkpoint" / "log.csv.partial").write_text("half")
+    config = {"data": "digits"}
+    _prepare_folder(tmp_path, config, resume=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["config.json"]
+    assert json.loads((tmp_path / "config.json").read_text()) == config
 
 
 def test_minutes_become_a_number_of_iterations(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import time
 from dataclasses import asdict
@@ -27,6 +28,10 @@ from .sampling import from_noise
 from .speed import measure_speed
 
 _MAX_SAMPLES = 1000
+_OURS = re.compile(
+    r"(log\.csv|iteration-\d+(/(state\.json|tensors-[0-9a-f]{16}\.safetensors))?)(\.partial)?", re.ASCII
+)
+"""What a trainer leaves in checkpoint/, a kill in the middle of writing included."""
 _SECONDS_OF_TIMING = 15.0
 _PACKAGES = ("matplotlib", "safetensors", "sklearn", "tqdm")
 
@@ -165,7 +170,10 @@ def _check(minutes: float, seed: int, threads: int | None, iterations: int | Non
 
 
 def _prepare_folder(out: Path, config: dict[str, Any], resume: bool) -> None:
-    """An empty folder with config.json, or on resume one whose config.json says the same."""
+    """A folder with config.json and no checkpoints, or on resume one whose config.json says the same.
+
+    Deletes the checkpoints and log of a finished run; refuses where checkpoint/ holds anything else.
+    """
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"out: {out} exists and is not a folder")
     checkpoint = latest_checkpoint(out / "checkpoint")
@@ -183,9 +191,20 @@ def _prepare_folder(out: Path, config: dict[str, Any], resume: bool) -> None:
             f"out: {out} holds an unfinished run ({checkpoint.name}): go on with --resume, or choose another "
             "--out"
         )
+    folder = out / "checkpoint"
+    foreign = sorted(
+        name
+        for name in (entry.relative_to(folder).as_posix() for entry in folder.rglob("*"))
+        if not _OURS.fullmatch(name)
+    )
+    if foreign:
+        raise FileExistsError(
+            f"out: {folder} holds {foreign[0]}, which no demo wrote and a new run would delete: move it, or choose "
+            "another --out"
+        )
     (out / "metrics.json").unlink(missing_ok=True)
-    if (out / "checkpoint").exists():
-        shutil.rmtree(out / "checkpoint")
+    if folder.exists():
+        shutil.rmtree(folder)
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / "config.json", config)
 
