@@ -45,10 +45,9 @@ class InitialStates:
                 raise ValueError(f"init: expected ('uniform', lo, hi) or ('normal', std), got {tuple(init)}")
             if not dtype.is_floating_point:
                 raise TypeError(f"dtype: expected a floating-point type for init={tuple(init)}, got {dtype}")
-            kind, *numbers = init[0], *(checks.number(value, f"each number of init={init}") for value in init[1:])
-            if (kind == "uniform" and numbers[0] >= numbers[1]) or (kind == "normal" and numbers[0] <= 0):
+            numbers = [checks.number(value, f"each number of init={init}") for value in init[1:]]
+            if (len(numbers) == 2 and numbers[0] >= numbers[1]) or (len(numbers) == 1 and numbers[0] <= 0):
                 raise ValueError(f"init: expected lo < hi and std > 0, got {tuple(init)}")
-            init = (kind, *numbers)
         elif not callable(init):
             raise TypeError(
                 "init: expected ('uniform', lo, hi), ('normal', std), a tensor or a callable, "

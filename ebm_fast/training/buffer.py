@@ -33,8 +33,8 @@ class ReplayBuffer:
     always does. `seed`: 64 bits; None draws one from torch's generator. `chain_offset`: global index of slot 0, r size
     for rank r, so that buffers of one seed hold chains of their own: it shifts the noise of `init` and of the restarts.
     With `num_classes`, slots belong to classes in equal blocks: slot i to class i // (size / num_classes).
-    Everything random is a function of (seed, chain_offset, number of the draw), and stays on `device`: `draw` and `write` wait for
-    nothing. Sources: Tieleman 2008 (persistent chains); Du and Mordatch 2019 (buffer, R = 5 %).
+    Everything random is a function of (seed, chain_offset, number of the draw), and stays on `device`: `draw` and
+    `write` wait for nothing. Sources: Tieleman 2008 (persistent chains); Du and Mordatch 2019 (buffer, R = 5 %).
     Raises TypeError or ValueError naming the argument.
     """
 

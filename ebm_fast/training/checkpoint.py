@@ -55,7 +55,9 @@ def load_checkpoint(path: str | Path) -> Any:
     try:
         return _load(Path(path))
     except RecursionError as error:
-        raise ValueError(f"{Path(path) / _STATE}: nested too deeply for a checkpoint's JSON: {error}") from error
+        raise ValueError(
+            f"{Path(path) / _STATE}: nested too deeply for a checkpoint's JSON: {error}"
+        ) from error
 
 
 def _load(path: Path) -> Any:

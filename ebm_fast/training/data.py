@@ -66,7 +66,12 @@ def load_idx(path: str | Path) -> Tensor:
         stream = gzip.GzipFile(fileobj=raw) if zipped else raw
         try:
             magic = stream.read(4)
-            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES or not 1 <= magic[3] <= _MAX_DIMS:
+            if (
+                len(magic) < 4
+                or magic[:2] != b"\0\0"
+                or magic[2] not in _IDX_DTYPES
+                or not 1 <= magic[3] <= _MAX_DIMS
+            ):
                 raise ValueError(
                     f"{path}: expected an IDX file, which starts with 00 00, a type of "
                     f"{{{', '.join(f'{t:02x}' for t in _IDX_DTYPES)}}} and a number of dimensions in 1..{_MAX_DIMS}; "

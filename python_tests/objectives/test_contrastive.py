@@ -194,7 +194,9 @@ def test_iteration_t_is_the_engine_s_chain_at_step_t_k(options):
     assert not torch.allclose(other, samples), "iterations have their own noise"
 
 
-@pytest.mark.parametrize("init", [("uniform", -1.0, 1.0), ("normal", 1.0), torch.linspace(-1, 1, 6400).view(100, 1, 8, 8)])
+@pytest.mark.parametrize(
+    "init", [("uniform", -1.0, 1.0), ("normal", 1.0), torch.linspace(-1, 1, 6400).view(100, 1, 8, 8)]
+)
 def test_short_runs_of_a_split_batch_are_those_of_the_whole(init):
     """Rows 4..7 of a batch of 8 start, and end, where a batch of 4 with chain_offset=4 does."""
     net, data, seen = small_net(), torch.rand(8, 1, 8, 8), []

@@ -230,7 +230,9 @@ def test_deep_nesting_is_a_value_error_naming_the_file(tmp_path, depth):
     document = (path / "state.json").read_text()
     (path / "state.json").write_text(document.replace('"state": {}', f'"state": {"[" * depth}{"]" * depth}'))
     # How deep is too deep is the interpreter's affair; below that, the digest differs.
-    with pytest.raises(ValueError, match=r"SHA-256" if depth == 900 else r"state\.json: nested too deeply") as caught:
+    with pytest.raises(
+        ValueError, match=r"SHA-256" if depth == 900 else r"state\.json: nested too deeply"
+    ) as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value)
 
