@@ -5,6 +5,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <atomic>
 #include <thread>
 #include <vector>
 
@@ -12,21 +13,8 @@ namespace ebm_fast {
 namespace {
 
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
-using ThreadNumber = int (*)();
-
-struct Runtime {
-    GompParallel parallel = nullptr;
-    ThreadNumber thread_number = nullptr, team_size = nullptr;
-    Runtime() {
-        parallel = reinterpret_cast<GompParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-        thread_number = reinterpret_cast<ThreadNumber>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
-        team_size = reinterpret_cast<ThreadNumber>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
-        if (!thread_number || !team_size) parallel = nullptr;
-    }
-};
-
-const Runtime& runtime() {
-    static const Runtime found;
+GompParallel runtime() {
+    static const auto found = reinterpret_cast<GompParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     return found;
 }
 
@@ -34,22 +22,20 @@ const Runtime& runtime() {
 bool forked = false;
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
+// Members take pieces as they come, about eight each: a core that another process or virtual machine slows down takes fewer.
 struct Team {
-    int64_t count, align;
+    int64_t count, piece;
     RangeBody body;
     void* context;
+    std::atomic<int64_t> next{0};
 
-    void run(int64_t member, int64_t size) const {
-        const int64_t units = (count + align - 1) / align;
-        const int64_t begin = units * member / size * align, end = units * (member + 1) / size * align;
-        if (begin < count) body(context, begin, end < count ? end : count);
+    void run() {
+        for (int64_t begin; (begin = next.fetch_add(1, std::memory_order_relaxed) * piece) < count;)
+            body(context, begin, begin + piece < count ? begin + piece : count);
     }
 };
 
-void gomp_member(void* argument) {
-    const Team& team = *static_cast<const Team*>(argument);
-    team.run(runtime().thread_number(), runtime().team_size());      // a team may come out smaller than asked for
-}
+void gomp_member(void* team) { static_cast<Team*>(team)->run(); }
 
 }  // namespace
 
@@ -58,14 +44,15 @@ void parallel_ranges(int64_t count, int64_t grain, int64_t align, int threads, R
     int64_t wanted = count / grain;
     wanted = wanted > threads ? threads : wanted;
     if (wanted <= 1 || forked) return body(context, 0, count);
-    Team team{count, align, body, context};
-    if (runtime().parallel) return runtime().parallel(gomp_member, &team, static_cast<unsigned>(wanted), 0);
+    const int64_t pieces = wanted * 8, units = (count + align - 1) / align;
+    Team team{count, (units + pieces - 1) / pieces * align, body, context};
+    if (runtime()) return runtime()(gomp_member, &team, static_cast<unsigned>(wanted), 0);
     std::vector<std::thread> members;
-    for (int64_t i = 1; i < wanted; ++i) members.emplace_back([&team, i, wanted] { team.run(i, wanted); });
-    team.run(0, wanted);
+    for (int64_t i = 1; i < wanted; ++i) members.emplace_back([&team] { team.run(); });
+    team.run();
     for (std::thread& member : members) member.join();
 }
 
-const char* thread_runtime() { return forked ? "serial" : runtime().parallel ? "openmp" : "threads"; }
+const char* thread_runtime() { return forked ? "serial" : runtime() ? "openmp" : "threads"; }
 
 }  // namespace ebm_fast
