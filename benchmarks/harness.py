@@ -25,6 +25,7 @@ from ebm_fast import doctor
 ROOT = Path(__file__).resolve().parents[1]
 SLICE = 2e-3  # seconds: a shorter slice would measure the clock
 FEWEST, MOST = 5, 101  # rounds
+SETTLE = 0.02  # seconds between contestants
 AUXILIARY = ("copy", "half")  # timed for what they tell, not as peers
 
 
@@ -86,7 +87,9 @@ def race(contestants: Mapping[str, Callable[[], object]], *, seconds: float, dev
         time.perf_counter() < end and len(next(iter(times.values()))) < MOST
     ):
         for name, call in contestants.items():
-            call()  # by now the threads of the contestant before (JAX and compiled code bring pools of their own) are asleep
+            # JAX and compiled code bring thread pools of their own, which go on for milliseconds after their call returned.
+            time.sleep(SETTLE)
+            call()
             times[name].append(measure(call, counts[name]))
     return Result(times)
 
