@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.noise import signed64
 from .energy import Energy, EnergyFunction
 from .state import ChainState
 
@@ -106,7 +107,7 @@ class Captured:
         for name, value in condition.items():
             if isinstance(value, Tensor):
                 self.condition[name].copy_(value)
-        self.rng[0].fill_(state.seed if state.seed < 2**63 else state.seed - 2**64)
+        self.rng[0].fill_(signed64(state.seed))
         self.rng[1].fill_(state.step)
         self.state.age = 0
         self.state.chain_offset = state.chain_offset
@@ -208,9 +209,7 @@ def chunked(energy: Energy, sampler: Any, state: ChainState, condition: Mapping[
     """A transition for `sample` that replays chunks of `chunk` steps on the run's own state."""
     if sampler.has_schedule():
         raise ValueError("strategy='graph' replays the same steps and cannot follow a schedule; use strategy='step'")
-    rng = torch.tensor(
-        [state.seed if state.seed < 2**63 else state.seed - 2**64, state.step], dtype=torch.int64, device=state.x.device
-    )
+    rng = torch.tensor([signed64(state.seed), state.step], dtype=torch.int64, device=state.x.device)
     inner = sampler.transition(
         EnergyFunction(energy, condition), state, backend=backend, guard=guard, track=True, rng=rng
     )
