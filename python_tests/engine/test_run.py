@@ -275,9 +275,17 @@ def test_torch_governs_without_a_seed():
     assert not torch.equal(runs[0], ef.sample(quadratic, ef.Langevin(0.1), torch.zeros(3, 2), num_steps=3).final)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler of Ctrl-C, which a shell's background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @ORDERS
 @pytest.mark.parametrize(("thin", "warmup", "momentum"), [(1, 0, 0.0), (4, 0, 0.5), (1, 10, 0.0), (3, 2, 0.9)])
-def test_interruption_keeps_a_partial_run_that_resumes_exactly(order, thin, warmup, momentum):
+def test_interruption_keeps_a_partial_run_that_resumes_exactly(order, thin, warmup, momentum, ctrl_c):
     def energy(x: torch.Tensor) -> torch.Tensor:
         energy.calls += 1
         if energy.calls == 12:
