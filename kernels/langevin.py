@@ -82,10 +82,12 @@ def langevin_kernel(
 def langevin_step_(
     x: torch.Tensor, grad: torch.Tensor | None, velocity: torch.Tensor | None, step_size_at: torch.Tensor | None,
     noise_std_at: torch.Tensor | None, grad_scale: torch.Tensor | None, active: torch.Tensor | None,
-    rng: torch.Tensor | None, step_size: float, noise_std: float, momentum: float, prior_precision: float, grad_clip: float,
-    step_lo: float, step_hi: float, noise_lo: float, noise_hi: float, purpose: int, seed: int, step: int, chain_offset: int,
+    scale: torch.Tensor | None, rng: torch.Tensor | None, step_size: float, noise_std: float, momentum: float,
+    prior_precision: float, grad_clip: float, step_lo: float, step_hi: float, noise_lo: float, noise_hi: float, purpose: int,
+    seed: int, step: int, chain_offset: int,
 ) -> None:  # fmt: skip
     """y = x - s (scale clip(g) + p x), or with velocity v = m v - s (...), y = x + v; clamp; y += n z; clamp; in place."""
+    assert scale is None
     grid, shape = geometry(x)
     numbers = (step_size, noise_std, momentum, prior_precision, grad_clip, step_lo, step_hi, noise_lo, noise_hi)
     with on_device_of(x):

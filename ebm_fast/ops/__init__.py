@@ -1,20 +1,32 @@
 """The fused ops: validation, documentation and choice of backend; one module per op."""
 
 from .backend import BackendError, use_backend
+from .baoab import baoab_
 from .langevin import langevin_step_
+from .leapfrog import leapfrog_
+from .metropolis import metropolis_
+from .moments import moments_
 from .noise import bits_, fresh_seed, normal_, rademacher_, uniform_
 from .norm import event_norm
+from .proposal import propose_
 from .purposes import PURPOSES
+from .swap import swap_
 
 __all__ = [
     "PURPOSES",
     "BackendError",
+    "baoab_",
     "bits_",
     "event_norm",
     "fresh_seed",
     "langevin_step_",
+    "leapfrog_",
+    "metropolis_",
+    "moments_",
     "normal_",
+    "propose_",
     "rademacher_",
+    "swap_",
     "uniform_",
     "use_backend",
 ]

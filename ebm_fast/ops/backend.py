@@ -18,6 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# which module of reference/, kernels/ and csrc/core holds an op
+MODULES = {
+    "noise_": "noise", "langevin_step_": "langevin", "event_norm": "norm", "propose_": "proposal", "leapfrog_": "leapfrog",
+    "metropolis_": "metropolis", "baoab_": "baoab", "swap_": "swap", "moments_": "moments",
+}  # fmt: skip
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 class BackendError(RuntimeError):
     """The backend asked for cannot run here; the message says why and what would help."""
@@ -109,8 +114,8 @@ def pick(backend: str | None, device: torch.device) -> str:
 
 @functools.cache
 def implementation(op: str, backend: str) -> Callable[..., Any]:
-    """The function that runs op (`noise_`, `langevin_step_`, `event_norm`) on a backend."""
-    module = {"noise_": "noise", "langevin_step_": "langevin", "event_norm": "norm"}[op]
+    """The function that runs op (a key of MODULES) on a backend."""
+    module = MODULES[op]
     if backend in ("cpu", "cuda"):
         return getattr(importlib.import_module("ebm_fast.ops.native"), f"{op.rstrip('_')}_{backend}")
     package = {"reference": "ebm_fast.reference", "triton": "ebm_fast.kernels"}[backend]

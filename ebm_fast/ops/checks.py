@@ -12,6 +12,7 @@ from .backend import native
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _FLOAT_SET = frozenset(FLOATS)
+_EXACT = frozenset((torch.float32, torch.float64))
 _NUMBERS = frozenset((int, float))
 
 
@@ -84,10 +85,47 @@ def number(value: Any, name: str, *, low: float = -math.inf, infinite: bool = Fa
     raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
-def coefficient(value: Any, name: str, x: Tensor) -> tuple[float, Tensor | None]:
+def exact_state(x: Any, name: str) -> None:
+    """A state of a sampler that accepts and rejects: rounding it to 16 bits would break detailed balance."""
+    if isinstance(x, Tensor) and x.dtype in (torch.bfloat16, torch.float16):
+        raise TypeError(
+            f"{name} must have dtype float32 or float64, got {str(x.dtype).removeprefix('torch.')}: a state rounded to 16 bits "
+            f"is not reversible; keep it in float32 and cast inside the energy"
+        )
+    state(x, name, dtypes=_EXACT)
+
+
+def exactly(t: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    """A contiguous tensor of one shape, dtype and device."""
+    if isinstance(t, Tensor) and t.shape == shape and t.dtype == dtype and t.device == device and t.is_contiguous():
+        return
+    got = type(t).__name__
+    if isinstance(t, Tensor):
+        got = f"{tuple(t.shape)}, {t.dtype}, strides {t.stride()}, on {t.device}"
+    raise ValueError(f"{name} must be a contiguous tensor of shape {shape}, {dtype}, on {device}; got {got}")
+
+
+def event_like(t: Any, name: str, x: Tensor) -> None:
+    """t # (*event), or None."""
+    if t is not None:
+        exactly(t, name, tuple(x.shape[1:]), x.dtype, x.device)
+
+
+def chain_numbers(t: Any, name: str, x: Tensor) -> None:
+    """t # (n,) float64, or None."""
+    if t is not None:
+        exactly(t, name, (x.shape[0],), torch.float64, x.device)
+
+
+def signed_coefficient(value: Any, name: str, x: Tensor) -> tuple[float, Tensor | None]:
+    """As `coefficient`, of either sign."""
+    return coefficient(value, name, x, low=-math.inf)
+
+
+def coefficient(value: Any, name: str, x: Tensor, low: float = 0.0) -> tuple[float, Tensor | None]:
     """A number, or a tensor of shape () or (n,): (number, None) or (0.0, tensor in the arithmetic's dtype on x's device)."""
     if not isinstance(value, Tensor):
-        return number(value, name, low=0.0), None
+        return number(value, name, low=low), None
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != x.shape[0]):
         raise ValueError(f"{name} must be a number or a tensor of shape () or ({x.shape[0]},), got {tuple(value.shape)}")
     if value.dtype not in _FLOAT_SET:

@@ -37,7 +37,7 @@ def _impl(x: Tensor, grad: Tensor | None, velocity: Tensor | None, *args: Any) -
 
 _op = define(
     "langevin_step_(Tensor(a!) x, Tensor? grad, Tensor(b!)? velocity, Tensor? step_size_at, Tensor? noise_std_at, "
-    "Tensor? grad_scale, Tensor? active, Tensor? rng, float step_size, float noise_std, float momentum, "
+    "Tensor? grad_scale, Tensor? active, Tensor? scale, Tensor? rng, float step_size, float noise_std, float momentum, "
     "float prior_precision, float grad_clip, float step_lo, float step_hi, float noise_lo, float noise_hi, int purpose, "
     "int seed, int step, int chain_offset, str backend) -> ()",
     _impl,
@@ -60,6 +60,7 @@ def langevin_step_(
     velocity: Tensor | None = None,  # (n, *event)
     momentum: float = 0.0,
     active: Tensor | None = None,  # (n,)
+    scale: Tensor | None = None,  # (*event)
     seed: int | None = None,
     step: int = 0,
     chain_offset: int = 0,
@@ -69,7 +70,8 @@ def langevin_step_(
 ) -> Tensor:
     """x <- clamp(clamp(x - s (clip(g) + p x)) + n z), with n = sqrt(2 s T) unless given; in place, one pass over memory.
 
-    With `velocity`: v <- m v - s (clip(g) + p x), x <- x + v + n z (heavy ball).
+    With `velocity`: v <- m v - s (clip(g) + p x), x <- x + v + n z (heavy ball). With `scale` = sigma, the square root of a
+    diagonal preconditioner: s sigma^2 in place of s and n sigma in place of n.
 
     The order "noise first" of many EBM scripts (the gradient is taken at the noised point) is the same pass, shifted by half a
     step: `grad=None` adds noise only, then every call takes a gradient step and adds the next step's noise, and
@@ -88,6 +90,7 @@ def langevin_step_(
         prior_precision: p of an added prior energy p |x|^2 / 2 (not clipped).
         velocity, momentum: state v, like x and updated in place, and factor m of the heavy ball.
         active: (n,) bool or uint8; chains with 0 are left alone.
+        scale: sigma (*event), shared by all chains, float32 (float64 for a float64 x).
         seed, step, chain_offset, rng, generator: the noise's counter, see `normal_`. Under torch.compile give `seed` or
             `rng`: drawing a seed cannot be traced.
         backend: see `ebm_fast.use_backend`.
@@ -132,13 +135,16 @@ def langevin_step_(
         noisy = n_at is not None or n != 0.0
         seed = fresh_seed(generator) if noisy and rng is None else 0
     checks.counter(seed, step, chain_offset, rng, x)
-    scale = None
+    if scale is not None:
+        arithmetic = torch.float64 if x.dtype == torch.float64 else torch.float32
+        checks.exactly(scale, "scale", tuple(x.shape[1:]), arithmetic, x.device)
+    shrink = None
     if grad_clip_norm is not None:
         bound = checks.number(grad_clip_norm, "grad_clip_norm", low=0.0)
         if grad_clip is not None:
             raise ValueError("give grad_clip (elementwise) or grad_clip_norm (per chain), not both")
         if grad is not None:
-            scale = bound / event_norm(grad, backend=backend).clamp_(min=bound or 1.0)
-    _op(x, grad, velocity, s_at, n_at, scale, active, rng, s, n, m, p, c, step_lo, step_hi, noise_lo, noise_hi, _TAG,
+            shrink = bound / event_norm(grad, backend=backend).clamp_(min=bound or 1.0)
+    _op(x, grad, velocity, s_at, n_at, shrink, active, scale, rng, s, n, m, p, c, step_lo, step_hi, noise_lo, noise_hi, _TAG,
         signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
     return x

@@ -48,10 +48,11 @@ def noise_cuda(out: Tensor, *args: Any) -> None:
 
 def _langevin_args(
     x: Tensor, grad: Tensor | None, velocity: Tensor | None, step_size_at: Tensor | None, noise_std_at: Tensor | None,
-    grad_scale: Tensor | None, active: Tensor | None, rng: Tensor | None, step_size: float, noise_std: float, momentum: float,
-    prior_precision: float, grad_clip: float, step_lo: float, step_hi: float, noise_lo: float, noise_hi: float, purpose: int,
-    seed: int, step: int, chain_offset: int,
+    grad_scale: Tensor | None, active: Tensor | None, scale: Tensor | None, rng: Tensor | None, step_size: float,
+    noise_std: float, momentum: float, prior_precision: float, grad_clip: float, step_lo: float, step_hi: float,
+    noise_lo: float, noise_hi: float, purpose: int, seed: int, step: int, chain_offset: int,
 ) -> tuple:  # fmt: skip
+    assert scale is None
     return (
         x.data_ptr(), address(grad), address(velocity), *_shape(x), DTYPES[x.dtype], step_size, noise_std,
         address(step_size_at), 0 if step_size_at is None else step_size_at.ndim, address(noise_std_at),

@@ -16,6 +16,7 @@ PURPOSES = {
     "proposal": 10,
     "data_noise": 11,
     "shuffle": 12,
+    "jitter": 13,
 }
 
 

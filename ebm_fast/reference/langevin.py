@@ -9,15 +9,20 @@ from .noise import noise_
 
 def langevin_step_(
     x: Tensor, grad: Tensor | None, velocity: Tensor | None, step_size_at: Tensor | None, noise_std_at: Tensor | None,
-    grad_scale: Tensor | None, active: Tensor | None, rng: Tensor | None, step_size: float, noise_std: float, momentum: float,
-    prior_precision: float, grad_clip: float, step_lo: float, step_hi: float, noise_lo: float, noise_hi: float, purpose: int,
-    seed: int, step: int, chain_offset: int,
+    grad_scale: Tensor | None, active: Tensor | None, scale: Tensor | None, rng: Tensor | None,
+    step_size: float, noise_std: float, momentum: float, prior_precision: float, grad_clip: float, step_lo: float,
+    step_hi: float, noise_lo: float, noise_hi: float, purpose: int, seed: int, step: int, chain_offset: int,
 ) -> None:  # fmt: skip
-    """y = x - s (scale clip(g) + p x), or with velocity v = m v - s (...), y = x + v; clamp; y += n z; clamp."""
+    """y = x - s (scale clip(g) + p x), or with velocity v = m v - s (...), y = x + v; clamp; y += n z; clamp.
+
+    With a preconditioner's square root `scale`: s scale^2 in place of s, n scale in place of n.
+    """
     per_chain = (-1,) + (1,) * (x.ndim - 1)
     arithmetic = x.float() if x.itemsize < 4 else x
     s = step_size if step_size_at is None else step_size_at.expand(x.shape[0]).view(per_chain)
     n = noise_std if noise_std_at is None else noise_std_at.expand(x.shape[0]).view(per_chain)
+    if scale is not None:
+        s, n = s * scale.square(), n * scale
     y = arithmetic.clone()
     if grad is not None:
         g = grad.to(y.dtype).clamp(-grad_clip, grad_clip)

@@ -1,0 +1,64 @@
+"""Kick and drift of the leapfrog integrator in one pass over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from . import checks
+from .backend import route
+from .library import define
+
+
+def _impl(x: Tensor, momentum: Tensor, grad: Tensor, *args: Any) -> None:
+    if x.numel():
+        for out, name in ((x, "x"), (momentum, "momentum")):
+            checks.refuse_read_only(out, name)
+            checks.refuse_overlap(out, name, grad, "grad", same=False)
+        checks.refuse_overlap(x, "x", momentum, "momentum", same=False)
+        route("leapfrog_", x, args[-1])(x, momentum, grad, *args[:-1])
+        increment_version((x, momentum))
+
+
+_op = define(
+    "leapfrog_(Tensor(a!) x, Tensor(b!) momentum, Tensor grad, Tensor? scale, Tensor? kick_at, Tensor? drift_at, float kick, "
+    "float drift, str backend) -> ()",
+    _impl,
+    lambda *args: None,
+)
+
+
+def leapfrog_(
+    x: Tensor,  # (n, *event)
+    momentum: Tensor,  # (n, *event)
+    grad: Tensor,  # (n, *event)
+    *,
+    kick: float | Tensor,  # () or (n,)
+    drift: float | Tensor,  # () or (n,)
+    scale: Tensor | None = None,  # (*event)
+    backend: str | None = None,
+) -> None:
+    """p <- p - kick scale g;  x <- x + drift scale p; in place.
+
+    Args:
+        x: positions (n, *event), float32 or float64, contiguous.
+        momentum: whitened momentum p, like x (see `propose_`).
+        grad: g, gradient of the energy at x, like x.
+        kick, drift: numbers, or tensors () or (n,) that are read on the device; drift=0 is a kick alone.
+        scale: sigma (*event), the square root of a diagonal inverse mass; None for 1.
+        backend: see `ebm_fast.use_backend`.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind or shape; nothing is then changed.
+
+    Source: Leimkuhler and Reich 2004; Neal 2011, eqs. 5.18-5.20.
+    """
+    checks.exact_state(x, "x")
+    checks.like(momentum, "momentum", x)
+    checks.like(grad, "grad", x)
+    checks.event_like(scale, "scale", x)
+    k, k_at = checks.signed_coefficient(kick, "kick", x)
+    d, d_at = checks.signed_coefficient(drift, "drift", x)
+    _op(x, momentum, grad, scale, k_at, d_at, k, d, backend or "auto")

@@ -1,0 +1,134 @@
+"""End of a trajectory: last kick, kinetic energy, Metropolis decision, selection and counters in one pass over memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from . import checks
+from .backend import route
+from .library import define
+from .noise import fresh_seed, signed64
+from .purposes import PURPOSES
+
+COUNTERS = 5  # sum of acceptance probabilities, accepted, divergent, last acceptance probability, last Hamiltonian
+_TAG = PURPOSES["accept"]
+
+
+def _impl(x: Tensor, proposal: Tensor, energy: Tensor, proposal_energy: Tensor, grad: Tensor | None, proposal_grad: Tensor | None,
+          momentum: Tensor | None, momentum_before: Tensor | None, kinetic: Tensor | None, scale: Tensor | None,
+          log_ratio: Tensor | None, counters: Tensor | None, *args: Any) -> None:  # fmt: skip
+    if not x.shape[0]:
+        return
+    written = {"x": x, "energy": energy, "grad": grad, "counters": counters}
+    if momentum_before is not None:
+        written["momentum"] = momentum
+    read = {"proposal": proposal, "proposal_energy": proposal_energy, "proposal_grad": proposal_grad,
+            "momentum_before": momentum_before}  # fmt: skip
+    for name, out in written.items():
+        if out is not None:
+            checks.refuse_read_only(out, name)
+            for other_name, other in read.items():
+                checks.refuse_overlap(out, name, other, other_name, same=False)
+    route("metropolis_", x, args[-1])(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before,
+                                      kinetic, scale, log_ratio, counters, *args[:-1])  # fmt: skip
+    increment_version([t for t in written.values() if t is not None])
+
+
+_op = define(
+    "metropolis_(Tensor(a!) x, Tensor proposal, Tensor(b!) energy, Tensor proposal_energy, Tensor(c!)? grad, "
+    "Tensor? proposal_grad, Tensor(d!)? momentum, Tensor? momentum_before, Tensor? kinetic, Tensor? scale, Tensor? log_ratio, "
+    "Tensor(e!)? counters, Tensor? kick_at, Tensor? beta_at, Tensor? rng, float kick, float beta, float max_error, int purpose, "
+    "int seed, int step, int chain_offset, str backend) -> ()",
+    _impl,
+    lambda *args: None,
+)
+
+
+def metropolis_(
+    x: Tensor,  # (n, *event)
+    proposal: Tensor,  # (n, *event)
+    energy: Tensor,  # (n,)
+    proposal_energy: Tensor,  # (n,)
+    *,
+    grad: Tensor | None = None,  # (n, *event)
+    proposal_grad: Tensor | None = None,  # (n, *event)
+    momentum: Tensor | None = None,  # (n, *event)
+    momentum_before: Tensor | None = None,  # (n, *event)
+    kinetic: Tensor | None = None,  # (n,)
+    scale: Tensor | None = None,  # (*event)
+    log_ratio: Tensor | None = None,  # (n,)
+    counters: Tensor | None = None,  # (n, 5)
+    kick: float | Tensor = 0.0,  # () or (n,)
+    beta: float | Tensor = 1.0,  # () or (n,)
+    max_error: float = math.inf,
+    seed: int | None = None,
+    step: int = 0,
+    chain_offset: int = 0,
+    rng: Tensor | None = None,  # (2,)
+    generator: torch.Generator | None = None,
+    backend: str | None = None,
+) -> None:
+    """a = beta (E - E') + K - K' + r;  with probability min(1, e^a): x, E, g <- x', E', g'.
+
+    K' = |p'|^2 / 2 of p' = p - kick scale g', the trajectory's last kick. The decision is log u <= a, u in (0, 1] the first word
+    of the chain's block for "accept". A proposal whose energy E' or momentum is not finite is rejected, whatever a is.
+
+    Args:
+        x, energy: current state (n, *event), float32 or float64, and its energies (n,); replaced where accepted.
+        proposal, proposal_energy: x' and E', like x and energy.
+        grad, proposal_grad: g at x and g' at x', like x; grad is replaced where accepted. Both or neither, unless only
+            `proposal_grad` is wanted for the last kick.
+        momentum: p at the trajectory's end, like x; without it K' = 0.
+        momentum_before: p at the trajectory's start. Given, momentum is overwritten: by p' where accepted, by
+            -momentum_before where rejected (the flip of generalised HMC).
+        kinetic: K at the start, float64 (n,), from `propose_`.
+        log_ratio: r, float64 (n,), what the proposal's asymmetry adds: log q(x|x') - log q(x'|x).
+        counters: float64 (n, 5), updated: += acceptance probability, += accepted, += divergent, then overwritten by the last
+            acceptance probability and the last Hamiltonian beta E + K of the state that is kept.
+        kick, beta: numbers, or tensors () or (n,) that are read on the device.
+        scale: as in `propose_`.
+        max_error: a proposal with a < -max_error counts as divergent, as does one that is not finite.
+        seed, step, chain_offset, rng, generator, backend: as `normal_`.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind, shape or range; nothing is then changed.
+
+    Source: Metropolis et al. 1953, Hastings 1970, Duane et al. 1987.
+    """
+    checks.exact_state(x, "x")
+    for t, name in ((proposal, "proposal"), (grad, "grad"), (proposal_grad, "proposal_grad"), (momentum, "momentum"),
+                    (momentum_before, "momentum_before")):  # fmt: skip
+        if t is not None or name == "proposal":
+            checks.like(t, name, x)
+    for t, name in ((energy, "energy"), (proposal_energy, "proposal_energy")):
+        checks.per_chain(t, name, x, (x.dtype,))
+    checks.event_like(scale, "scale", x)
+    checks.chain_numbers(kinetic, "kinetic", x)
+    checks.chain_numbers(log_ratio, "log_ratio", x)
+    if counters is not None and (
+        counters.shape != (x.shape[0], COUNTERS) or counters.dtype != torch.float64 or counters.device != x.device
+        or not counters.is_contiguous()
+    ):  # fmt: skip
+        raise ValueError(
+            f"counters must be a contiguous float64 tensor ({x.shape[0]}, {COUNTERS}) on {x.device}, got "
+            f"{tuple(counters.shape)}, {counters.dtype}, on {counters.device}"
+        )
+    if grad is not None and proposal_grad is None:
+        raise ValueError("grad needs proposal_grad, the gradient at the proposal that replaces it")
+    if momentum is None and momentum_before is not None:
+        raise ValueError("momentum_before needs momentum, the momentum at the trajectory's end")
+    k, k_at = checks.signed_coefficient(kick, "kick", x)
+    if (k or k_at is not None) and (momentum is None or proposal_grad is None):
+        raise ValueError("kick needs momentum and proposal_grad")
+    b, b_at = checks.signed_coefficient(beta, "beta", x)
+    limit = checks.number(max_error, "max_error", low=0.0, infinite=True)
+    if seed is None:
+        seed = 0 if rng is not None else fresh_seed(generator)
+    checks.counter(seed, step, chain_offset, rng, x)
+    _op(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale, log_ratio,
+        counters, k_at, b_at, rng, k, b, limit, _TAG, signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip

@@ -1,0 +1,101 @@
+"""Start of a trajectory: fresh momentum, its kinetic energy, first kick and first drift in one pass over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from . import checks
+from .backend import route
+from .library import define
+from .noise import fresh_seed, signed64
+from .purposes import purpose_tag
+
+
+def _impl(x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, scale: Tensor | None,
+          kinetic: Tensor | None, *args: Any) -> None:  # fmt: skip
+    if not x.numel():
+        if kinetic is not None:
+            kinetic.zero_()
+        return
+    for out, name in ((proposal, "proposal"), (momentum, "momentum"), (kinetic, "kinetic")):
+        if out is not None:
+            checks.refuse_read_only(out, name)
+            checks.refuse_overlap(out, name, x, "x", same=name == "proposal")
+            checks.refuse_overlap(out, name, grad, "grad", same=False)
+    checks.refuse_overlap(momentum if momentum is not None else x, "momentum", proposal, "proposal", same=momentum is None)
+    route("propose_", x, args[-1])(x, proposal, momentum, grad, scale, kinetic, *args[:-1])
+    increment_version([t for t in (proposal, momentum, kinetic) if t is not None])
+
+
+_op = define(
+    "propose_(Tensor x, Tensor(a!)? proposal, Tensor(b!)? momentum, Tensor? grad, Tensor? scale, Tensor(c!)? kinetic, "
+    "Tensor? kick_at, Tensor? drift_at, Tensor? rng, float kick, float drift, float persistence, int purpose, int seed, "
+    "int step, int chain_offset, str backend) -> ()",
+    _impl,
+    lambda *args: None,
+)
+
+
+def propose_(
+    x: Tensor,  # (n, *event)
+    *,
+    proposal: Tensor | None = None,  # (n, *event)
+    momentum: Tensor | None = None,  # (n, *event)
+    grad: Tensor | None = None,  # (n, *event)
+    scale: Tensor | None = None,  # (*event)
+    kinetic: Tensor | None = None,  # (n,)
+    kick: float | Tensor = 0.0,  # () or (n,)
+    drift: float | Tensor = 0.0,  # () or (n,)
+    persistence: float = 0.0,
+    purpose: str = "momentum",
+    seed: int | None = None,
+    step: int = 0,
+    chain_offset: int = 0,
+    rng: Tensor | None = None,  # (2,)
+    generator: torch.Generator | None = None,
+    backend: str | None = None,
+) -> None:
+    """p <- c p + sqrt(1 - c^2) z;  K = |p|^2 / 2;  p <- p - kick scale g;  proposal <- x + drift scale p.
+
+    p is the whitened momentum: with `scale` = sigma, the square root of a diagonal inverse mass, it is standard normal. With
+    kick = e/2 and drift = e this starts a Hamiltonian trajectory, or makes MALA's whole proposal; without `grad` and
+    `momentum` it is the random walk x + drift scale z.
+
+    Args:
+        x: state (n, *event), float32 or float64, contiguous; read (`proposal` may be x itself).
+        proposal: written, like x; None leaves positions alone (a refreshment of the momentum only).
+        momentum: p, like x, updated in place (read only where c != 0); None where nobody needs it afterwards and c = 0.
+        grad: g, gradient of the energy at x, like x; None for no kick.
+        scale: sigma (*event), like an event of x, shared by all chains; None for 1.
+        kinetic: K, float64 (n,), written; summed in float64 in an order that depends on the event alone.
+        kick, drift: numbers, or tensors () or (n,) that are read on the device.
+        persistence: c in [-1, 1]; 0 draws the momentum afresh.
+        purpose, seed, step, chain_offset, rng, generator, backend: as `normal_`.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind, shape or range; nothing is then changed.
+
+    Source: Duane et al. 1987, Horowitz 1991 (persistence), Roberts and Tweedie 1996 (MALA), Metropolis et al. 1953.
+    """
+    checks.exact_state(x, "x")
+    for t, name in ((proposal, "proposal"), (momentum, "momentum"), (grad, "grad")):
+        if t is not None:
+            checks.like(t, name, x)
+    checks.event_like(scale, "scale", x)
+    checks.chain_numbers(kinetic, "kinetic", x)
+    k, k_at = checks.signed_coefficient(kick, "kick", x)
+    d, d_at = checks.signed_coefficient(drift, "drift", x)
+    c = checks.number(persistence, "persistence")
+    if not -1.0 <= c <= 1.0:
+        raise ValueError(f"persistence must be in [-1, 1], got {persistence!r}")
+    if c and momentum is None:
+        raise ValueError(f"persistence={c:g} needs momentum, a tensor like x that carries it from call to call")
+    if seed is None:
+        seed = 0 if rng is not None else fresh_seed(generator)
+    checks.counter(seed, step, chain_offset, rng, x)
+    _op(x, proposal, momentum, grad, scale, kinetic, k_at, d_at, rng, k, d, c, purpose_tag(purpose), signed64(seed), step,
+        chain_offset, backend or "auto")  # fmt: skip
