@@ -117,7 +117,9 @@ inline void langevin_tiles(const LangevinParams& p, int64_t begin, int64_t end) 
     for (int64_t at = begin; at < end; at += TILE_BLOCKS) {
         const int64_t stop = at + TILE_BLOCKS < end ? at + TILE_BLOCKS : end;
         const int64_t from = first_element(at, p.dim), count = first_element(stop, p.dim) - from;
-        if (noisy) fill_tile<NormalOf>(key, keys, p.dim, at, stop, noise);
+        if (noisy)
+            fill_tile<NormalOf>(key, keys, p.dim, at, stop, noise,
+                                Ahead(from, count, static_cast<const T*>(p.x), static_cast<const T*>(p.grad)));
         if (!per_chain) {
             noisy ? tile.template run<false, true>(from, count, noise, nullptr)
                   : tile.template run<false, false>(from, count, noise, nullptr);

@@ -58,8 +58,22 @@ struct NormalOf {
 // Fills `out` with the 32-bit values of blocks [begin, end) of the sequence; `out` needs room for SURPLUS more.
 constexpr int LANES = GROUPS * W, SURPLUS = 4 * LANES;
 
+// Memory that the caller reads next, fetched while the noise is computed: the hardware's prefetchers stop at each page, and the
+// arithmetic of a tile takes longer than its memory, so a whole update then costs little more than its noise.
+struct Ahead {
+    const char* at[2] = {};      // null: nothing to fetch
+    int64_t bytes = 0;           // of each
+    Ahead() = default;
+    template <class T>
+    Ahead(int64_t from, int64_t count, const T* a, const T* b)
+        : at{reinterpret_cast<const char*>(a ? a + from : nullptr), reinterpret_cast<const char*>(b ? b + from : nullptr)},
+          bytes(count * static_cast<int64_t>(sizeof(T))) {}
+};
+
 template <class Kind> inline void fill_tile(const Counter& key, const KeyTable& keys, int64_t dim, int64_t begin, int64_t end,
-                                            float* out) {
+                                            float* out, const Ahead& ahead = Ahead()) {
+    const int64_t rounds = (end - begin + LANES - 1) / LANES, fetch = (ahead.bytes / rounds + 63) / 64 * 64;
+    int64_t fetched = 0;
     const int64_t per_chain = blocks_per_chain(dim);
     uint32_t lane_chain[LANES], lane_block[LANES];
     int64_t chain = begin / per_chain, block = begin % per_chain;
@@ -78,6 +92,10 @@ template <class Kind> inline void fill_tile(const Counter& key, const KeyTable& 
     for (int64_t at = begin; at < end; at += LANES) {
         Words counter[4] = {to_words(blocks), to_words(chains), to_words(key.step), to_words(key.tag)};
         philox4x32_10(counter, keys);
+        for (int64_t i = fetched; i < fetched + fetch; i += 64)
+            for (const char* from : ahead.at)
+                if (from) __builtin_prefetch(from + i);
+        fetched += fetch;
         for (int g = 0; g < GROUPS; ++g) {
             const U words[4] = {group_of(counter[0], g), group_of(counter[1], g), group_of(counter[2], g),
                                 group_of(counter[3], g)};
