@@ -2,13 +2,15 @@
 #pragma once
 #include <string>
 #include <vector>
-#include "../core/params.h"
+#include "../core/chain.h"
 
 namespace ebm_fast {
 
 void noise_cpu(const NoiseParams& params, int threads);
 void langevin_cpu(const LangevinParams& params, int threads);
 void norm_cpu(const NormParams& params, int threads);
+void chain_cpu(const ChainParams& params, int threads);
+void math_cpu(int function, const float* x, float* y, int64_t n);      // of core/math.h, for tests
 
 std::vector<std::string> available_isas();     // best last
 std::string current_isa();
