@@ -45,13 +45,12 @@ struct ChainParams {
     bool guard;                  // chains that cannot go on are frozen, their step is written to divergence_step
     int64_t* divergence_step;    // # (n,), -1: none; or null without guard
     double* norm_sum;            // # (n,) or null: += |grad| of each step
-    // what is kept of steps thin, 2 thin, ...
-    int64_t thin, count;         // count: states in the moments before this call
+    int64_t thin, count;         // steps thin, 2 thin, ... are recorded; count: states in the moments before this call
     float* samples;              // # (steps // thin, n, *event) or null
     float* energies;             // # (steps // thin, n) or null
     double* hamiltonians;        // # (steps // thin, n) or null
-    double* counters;            // # (n, 5) or null
-    float* mean;                 // # (n, *event) or null
+    double* counters;            // # (n, 5) or null, as metropolis_'s
+    float* mean;                 // # (n, *event) or null: streaming moments of every step, as moments_'s
     float* squares;
 };
 

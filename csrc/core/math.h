@@ -89,27 +89,29 @@ HD inline V log1p_unit(V u) {
 template <class V>
 HD inline void softplus(V x, V& value, V& slope) {
     const V u = exp(-absolute(x)), zero = broadcast<V>(0.0f), one = broadcast<V>(1.0f);
-    const V s = one / (one + u);
-    slope = select(x >= zero, s, u * s);
+    slope = select(x >= zero, one, u) / (one + u);
     value = log1p_unit(u) + (x < zero ? zero : x);
 }
 
 template <class V>
 HD inline V sigmoid(V x) {
     const V u = exp(-absolute(x)), one = broadcast<V>(1.0f);
-    const V s = one / (one + u);
-    return select(x >= broadcast<V>(0.0f), s, u * s);
+    return select(x >= broadcast<V>(0.0f), one, u) / (one + u);
 }
 
+// x + x^3 P(x^2) below 5/8 (Moshier's Cephes), 1 - 2 / (1 + e^2|x|) above
 template <class V>
 HD inline V tanh(V x) {
+    constexpr float coefficient[] = {-3.33332819422e-1f, 1.33314422036e-1f, -5.37397155531e-2f, 2.06390887954e-2f,
+                                     -5.70498872745e-3f};
     typename Bits<V>::type k;
     V r, a = absolute(x) * broadcast<V>(-2.0f);
     a = a < broadcast<V>(-20.0f) ? broadcast<V>(-20.0f) : a;
     split_exponent(a, k, r);
-    const V scale = bits_to_float((k + 127) << 23), q = fma(r * r, exp_tail(r), r);
-    const V m = fma(scale, q, scale - broadcast<V>(1.0f)); // e^(-2|x|) - 1, without cancellation
-    return with_sign(m / (broadcast<V>(2.0f) + m), x);
+    const V scale = bits_to_float((k + 127) << 23), u = fma(scale, fma(r * r, exp_tail(r), r), scale), x2 = x * x;
+    const V flat = fma(horner(coefficient, x2) * x2, x, x);
+    const V steep = broadcast<V>(1.0f) - (u + u) / (broadcast<V>(1.0f) + u);
+    return select(a > broadcast<V>(-1.25f), flat, with_sign(steep, x));
 }
 
 // sin and cos of t quarter turns + q quarter turns, t in [-1/2, 1/2]

@@ -274,7 +274,8 @@ struct ChainTile {
                     break;
                 case TransitionKind::baoab: baoab_step<F, G>(*this, c, a, now, t, status); break;
             }
-            if (recorded) record(kept++, a.x, mean, squares, status);
+            if (c.mean) update_moments(t, a.x, mean, squares);
+            if (recorded) record(kept++, a, status);
         }
         store_rows(index, a.x, dim, c.x);
         if (c.momentum) store_rows(index, a.momentum, dim, c.momentum);
@@ -288,17 +289,26 @@ struct ChainTile {
         if (c.norm_sum) store_numbers(index, status.norm_sum, c.norm_sum, 1);
     }
 
-    void record(int64_t row, const F* x, F* mean, F* squares, const Status<F, G>& status) {
-        if (c.samples) store_rows(index, x, c.dim, c.samples + row * c.chains * c.dim);
-        if (c.energies) store_numbers(index, status.energy, c.energies + row * c.chains);
-        if (c.hamiltonians) store_numbers(index, status.hamiltonian, c.hamiltonians + row * c.chains, 1);
-        if (!c.mean) return;
-        const F share = broadcast<F>(1.0 / static_cast<double>(c.count + row + 1));
+    void update_moments(int64_t t, const F* x, F* mean, F* squares) const {
+        const F count = broadcast<F>(static_cast<double>(c.count + t + 1));
         for (int64_t i = 0; i < c.dim * G; ++i) {
             const F off = x[i] - mean[i];
-            mean[i] = fma(off, share, mean[i]);
+            mean[i] += off / count;
             squares[i] = fma(off, x[i] - mean[i], squares[i]);
         }
+    }
+
+    void record(int64_t row, const Arrays<F>& a, Status<F, G>& status) const {
+        if (c.samples) store_rows(index, a.x, c.dim, c.samples + row * c.chains * c.dim);
+        if (c.energies) store_numbers(index, status.energy, c.energies + row * c.chains);
+        if (!c.hamiltonians) return;
+        if (c.transition == TransitionKind::baoab) {
+            Sums<F, G> squares;
+            for (int64_t i = 0; i < c.dim; ++i)
+                for (int g = 0; g < G; ++g) squares.add(g, a.momentum[i * G + g], a.momentum[i * G + g]);
+            for (int g = 0; g < G; ++g) status.hamiltonian[g] = widen(status.energy[g]) + 0.5 * squares.at[g];
+        }
+        store_numbers(index, status.hamiltonian, c.hamiltonians + row * c.chains, 1);
     }
 };
 

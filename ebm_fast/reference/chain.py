@@ -15,7 +15,7 @@ from .leapfrog import leapfrog_
 from .metropolis import metropolis_
 from .moments import moments_
 from .norm import event_norm
-from .proposal import propose_
+from .proposal import kinetic_energy, propose_
 
 Function = Callable[[Tensor], Tensor]
 
@@ -193,13 +193,14 @@ def chain_(
             kicked = p.clone()
             leapfrog_(y.clone(), kicked, g, sigma, s / 2, tensor(0.0), 0.0, 0.0)
             p.copy_(torch.where(frozen[:, None], p, kicked))
+        if mean is not None and squares is not None:
+            moments_(x, mean, squares, None, count + t + 1)
         if (t + 1) % thin == 0:
             row = (t + 1) // thin - 1
-            for out, value in ((samples, x), (energies, e), (hamiltonians, counts[:, 4])):
+            total = e.double() + kinetic_energy(p) if transition == "baoab" else counts[:, 4]
+            for out, value in ((samples, x), (energies, e), (hamiltonians, total)):
                 if out is not None:
                     out[row].copy_(value)
-            if mean is not None and squares is not None:
-                moments_(x, mean, squares, None, count + row + 1)
     if energy is not None:
         energy.copy_(e)
     if grad is not None:
