@@ -9,6 +9,9 @@ namespace ebm_fast {
 void noise_cpu(const NoiseParams& params, int threads);
 void langevin_cpu(const LangevinParams& params, int threads);
 void norm_cpu(const NormParams& params, int threads);
+void proposal_cpu(const ProposalParams& params, int threads);
+void leapfrog_cpu(const LeapfrogParams& params, int threads);
+void metropolis_cpu(const MetropolisParams& params, int threads);
 
 std::vector<std::string> available_isas();     // best last
 std::string current_isa();
