@@ -15,7 +15,8 @@ class EnergyFunction:
     """e = E(x), g = dE/dx of any callable energy (n, *event) -> (n,), with keyword tensors passed on.
 
     The gradient is taken with respect to x alone: autograd computes no parameter gradients and `.grad` of no
-    parameter changes. An energy with a method `energy_and_grad(x, **condition)` is asked for both at once.
+    parameter changes. An energy with a method `energy_and_grad(x, **condition)` is asked for both at once, one with `grad` too
+    for the gradient alone.
     """
 
     def __init__(self, energy: Energy, condition: Mapping[str, Any] | None = None) -> None:
@@ -26,6 +27,7 @@ class EnergyFunction:
             raise TypeError(f"condition must be a dict of keyword arguments of the energy, got {type(condition).__name__}")
         self.condition = dict(condition or {})
         self._both = getattr(energy, "energy_and_grad", None)
+        self._grad = getattr(energy, "grad", None) if self._both is not None else None
         self._ones: Tensor | None = None
 
     def _checked(self, e: Any, x: Tensor) -> Tensor:
@@ -45,16 +47,31 @@ class EnergyFunction:
             raise TypeError(f"energy must return a floating-point tensor, got {e.dtype}")
         return e
 
+    def value(self, x: Tensor) -> Tensor:
+        """E(x) without a gradient, in x's dtype. x # (n, *event) -> (n,)"""
+        with torch.no_grad():
+            return self._checked(self.energy(x, **self.condition), x).detach().to(x.dtype)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """dE/dx, where the value is not wanted: an energy with a method `grad(x, **condition)` saves it. # (n, *event)"""
+        if self._grad is None:
+            return self.value_and_grad(x)[1]
+        with torch.no_grad():
+            return self._checked_grad(self._grad(x, **self.condition), x, "grad")
+
+    def _checked_grad(self, g: Any, x: Tensor, name: str) -> Tensor:
+        if not isinstance(g, Tensor) or g.shape != x.shape or g.dtype != x.dtype:
+            got = f"{tuple(g.shape)}, {g.dtype}" if isinstance(g, Tensor) else type(g).__name__
+            raise ValueError(f"{name} must return a gradient of shape {tuple(x.shape)}, {x.dtype}; got {got}")
+        return g.detach().contiguous()
+
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(E(x), dE/dx), detached; the gradient is contiguous. x # (n, *event) -> (n,), (n, *event)"""
         if self._both is not None:
             with torch.no_grad():
                 e, g = self._both(x, **self.condition)
             self._checked(e, x)
-            if not isinstance(g, Tensor) or g.shape != x.shape or g.dtype != x.dtype:
-                got = f"{tuple(g.shape)}, {g.dtype}" if isinstance(g, Tensor) else type(g).__name__
-                raise ValueError(f"energy_and_grad must return a gradient of shape {tuple(x.shape)}, {x.dtype}; got {got}")
-            return e.detach(), g.detach().contiguous()
+            return e.detach(), self._checked_grad(g, x, "energy_and_grad")
         with torch.inference_mode(False), torch.enable_grad():
             leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
             e = self._checked(self.energy(leaf, **self.condition), x)

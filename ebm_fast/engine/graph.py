@@ -54,11 +54,12 @@ class GraphTransition:
         self.inner, self.chunk = inner, chunk
         self.state: ChainState = inner.state
         self.reset_stats, self.grad_norm, self.energy_now = inner.reset_stats, inner.grad_norm, inner.energy_now
+        self.position, self.hamiltonian_now, self.stats = inner.position, inner.hamiltonian_now, inner.stats
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = False
 
     def advance(self, num_steps: int) -> None:
-        if num_steps != self.chunk:
+        if num_steps != self.chunk or self.state.adapting:
             self.inner.advance(num_steps)
         elif not self._warm:
             # The first chunk runs eagerly on a side stream: libraries create their handles and workspaces there.
@@ -112,8 +113,8 @@ class Captured:
         self.state.age = 0
         self.state.chain_offset = state.chain_offset
         self.transition.reset_stats()
-        if self.state.velocity is not None:
-            self.state.velocity.zero_()
+        for kept in self.state.extra.values():
+            kept.zero_()
         self.transition.advance(num_steps)
         state.x.copy_(self.x)
         norm = self.transition.grad_norm().clone() if track else None

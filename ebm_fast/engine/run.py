@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..ops import checks
 from ..ops.backend import wish
+from ..ops.moments import moments_
 from ..ops.noise import fresh_seed
 from . import graph
 from .energy import Energy, EnergyFunction
@@ -27,15 +28,19 @@ class Transition(Protocol):
     state: ChainState
 
     def advance(self, num_steps: int) -> None: ...
+    def position(self, state: ChainState | None = None) -> Tensor: ...
     def energy_now(self) -> Tensor: ...
+    def hamiltonian_now(self) -> Tensor | None: ...
     def reset_stats(self) -> None: ...
-    def grad_norm(self) -> Tensor: ...
+    def grad_norm(self) -> Tensor | None: ...
+    def stats(self) -> dict[str, Any]: ...
 
 
 class Sampler(Protocol):
     """A frozen set of hyper-parameters."""
 
-    def init(self, energy: Energy, x: Tensor, seed: int | None = None) -> ChainState: ...
+    def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0) -> ChainState: ...
+    def has_schedule(self) -> bool: ...
     def step(self, energy: Energy, state: ChainState) -> tuple[ChainState, StepInfo]: ...
     def transition(
         self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
@@ -165,6 +170,7 @@ def sample(
     resume: ChainState | None = None,
     record: bool = True,
     record_energy: bool = True,
+    moments: bool = False,
     on_divergence: str = "freeze",
     strategy: str = "auto",
     backend: str | None = None,
@@ -178,7 +184,8 @@ def sample(
         sampler: such as `ebm_fast.Langevin(step_size=0.01)`.
         x0: initial states (n, *event), floating point; not changed.
         num_steps: steps after the warm-up; num_steps // thin states are kept.
-        warmup: steps that are discarded.
+        warmup: steps that are discarded, in which a sampler with `adapt` adapts itself; it is frozen afterwards. A resumed run
+            first finishes the warm-up that it was interrupted in; `warmup` may then be left out.
         seed: 64-bit seed; None draws one from torch's generator (or `generator`).
         step: index of the first step in the noise's counter.
         chain_offset: global index of x0[0]: chain i of a batch split over calls, processes or machines stays the same.
@@ -186,6 +193,7 @@ def sample(
         resume: `run.state` of an earlier run, in place of x0 and seed: continues that chain exactly.
         record: keep the samples; with False only final state and statistics, and memory does not grow with num_steps.
         record_energy: keep the energy of each kept sample.
+        moments: keep streaming mean and variance of every step after the warm-up, also where nothing is recorded.
         on_divergence: what happens to a chain whose energy or gradient is not finite, or whose next state could leave the range
             of its dtype: "freeze" (it stays where it is, the others go on), "stop" (the run ends early), "ignore" (nothing is
             looked for, NaN spreads).
@@ -206,6 +214,7 @@ def sample(
     if on_divergence not in POLICIES:
         raise ValueError(f"on_divergence must be one of {', '.join(POLICIES)}, got {on_divergence!r}")
     state = _start(energy, sampler, x0, resume, seed, chain_offset, step, generator, on_divergence)
+    warmup = _plan_warmup(state, warmup, resume is not None)
     checks.counter(state.seed, state.step + warmup + num_steps, state.chain_offset, None, state.x)
     guard = on_divergence != "ignore"
     if state.divergence_step is None:
@@ -218,9 +227,11 @@ def sample(
         transition = sampler.transition(
             EnergyFunction(energy, condition), state, backend=backend, guard=guard, track=True, rng=None
         )
+    _check_energies(transition, state, resume, on_divergence)
     kept = num_steps // thin
-    samples = state.x.new_empty((kept, *state.x.shape)) if record else None
-    energies = None
+    samples = state.x.new_empty((kept, *transition.position().shape)) if record else None
+    energies = hamiltonians = None
+    average = Moments(transition.position(), backend) if moments else None
     bar = _progress(warmup + num_steps, progress)
 
     # A chunk that is interrupted leaves x half-way, so the run ends at the last whole one: its state and number of steps.
@@ -230,11 +241,13 @@ def sample(
     def result(at: ChainState, steps: int) -> Run:
         rows = steps // thin
         assert at.divergence_step is not None
-        return Run(
-            None if samples is None else samples[:rows], at.x,
-            RunStats(None if energies is None else energies[:rows], transition.grad_norm(), at.divergence_step.clone()),
-            at.clone(), name, steps,
+        stats = RunStats(
+            None if energies is None else energies[:rows], transition.grad_norm(), at.divergence_step.clone(),
+            hamiltonian=None if hamiltonians is None else hamiltonians[:rows], mean=None if average is None else average.mean,
+            variance=None if average is None else average.variance(), **transition.stats(),
         )  # fmt: skip
+        final = transition.position(at).clone()
+        return Run(None if samples is None else samples[:rows], final, stats, at.clone(), name, steps)
 
     def advance(count: int) -> bool:
         transition.advance(count)
@@ -253,15 +266,24 @@ def sample(
         done = 0
         while done < num_steps and not stopped:
             count = min(thin, num_steps - done)
-            stopped = advance(count)
+            if average is None:
+                stopped = advance(count)
+            else:
+                for _ in range(count):
+                    stopped = advance(1) or stopped
+                    average.update(transition.position())
             if count == thin:
                 row = done // thin
                 if samples is not None:
-                    samples[row].copy_(state.x)
+                    samples[row].copy_(transition.position())
                 if record_energy:
                     now = transition.energy_now()
                     energies = now.new_empty((kept, now.shape[0])) if energies is None else energies
                     energies[row].copy_(now)
+                    total = transition.hamiltonian_now()
+                    if total is not None:
+                        hamiltonians = total.new_empty((kept, now.shape[0])) if hamiltonians is None else hamiltonians
+                        hamiltonians[row].copy_(total)
             done += count
             whole, spare = (spare.become(state), done), whole[0]
         if stopped:
@@ -277,6 +299,49 @@ def sample(
     return result(state, done)
 
 
+def _plan_warmup(state: ChainState, warmup: int, resumed: bool) -> int:
+    """Steps of warm-up to take, entered into the state; a resumed state first finishes its own."""
+    left = max(state.warmup_until - state.age, 0) if resumed else 0
+    if left:
+        if warmup not in (0, left):
+            raise ValueError(
+                f"resume was interrupted with {left} steps of its warm-up left, which the run finishes first; leave warmup out, "
+                f"got warmup={warmup}"
+            )
+        return left
+    if warmup:
+        state.warmup_from, state.warmup_until = state.age, state.age + warmup
+    return warmup
+
+
+def _check_energies(transition: Transition, state: ChainState, resume: Any, on_divergence: str) -> None:
+    """A sampler that compares energies cannot leave a state whose energy is NaN."""
+    if "energy" in state.extra and resume is None and on_divergence != "ignore":
+        bad = torch.isnan(transition.energy_now())
+        if bool(bad.any()):
+            raise ValueError(f"energy is NaN at x0 of chains {_some(torch.nonzero(bad).flatten() + state.chain_offset)}")
+
+
+class Moments:
+    """Streaming mean and variance of what a transition records."""
+
+    def __init__(self, x: Tensor, backend: str | None) -> None:
+        x = x.float() if x.itemsize < 4 else x
+        self.mean, self._squares = torch.zeros_like(x), torch.zeros_like(x)
+        self._count, self._backend = 0, backend
+
+    def update(self, x: Tensor) -> None:
+        self._count += 1
+        moments_(x.to(self.mean.dtype).contiguous(), self.mean, self._squares, count=self._count, backend=self._backend)
+
+    def variance(self) -> Tensor:
+        return self._squares / max(self._count - 1, 1)
+
+
 def _first(state: ChainState, most: int = 8) -> str:
-    chains = (torch.nonzero(state.diverged).flatten() + state.chain_offset).tolist()
+    return _some(torch.nonzero(state.diverged).flatten() + state.chain_offset, most)
+
+
+def _some(indices: Tensor, most: int = 8) -> str:
+    chains = indices.tolist()
     return ", ".join(map(str, chains[:most])) + (", ..." if len(chains) > most else "")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-
-_TENSORS = ("x", "velocity", "divergence_step")
 
 
 @dataclass
@@ -16,13 +14,14 @@ class ChainState:
     """All that a chain needs to go on exactly: the state and the counters of its random numbers.
 
     Attributes:
-        x: (n, *event).
+        x: (n, *event); with replicas (n, r, *event).
         seed: 64-bit key of the noise.
         step: index of the next step in the noise's counter.
         age: number of steps since `init`, the index into schedules.
         chain_offset: global index of chain 0.
-        velocity: (n, *event), the heavy ball's state, if the sampler has one.
+        warmup_from, warmup_until: ages between which the sampler adapts itself.
         divergence_step: (n,) int64, step at which a chain diverged and was frozen, -1 if none.
+        extra: what else the sampler carries, by name: "energy", "grad", "velocity", "momentum", "step_size", "scale", ...
     """
 
     x: Tensor
@@ -30,8 +29,10 @@ class ChainState:
     step: int = 0
     age: int = 0
     chain_offset: int = 0
-    velocity: Tensor | None = None
+    warmup_from: int = 0
+    warmup_until: int = 0
     divergence_step: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def diverged(self) -> Tensor:
@@ -39,20 +40,34 @@ class ChainState:
         assert self.divergence_step is not None
         return self.divergence_step >= 0
 
+    @property
+    def adapting(self) -> bool:
+        """Whether the next step belongs to the warm-up."""
+        return self.warmup_from <= self.age < self.warmup_until
+
     def clone(self) -> ChainState:
         """An independent copy."""
-        tensors = {k: t.clone() for k in _TENSORS if (t := getattr(self, k)) is not None}
-        return replace(self, **tensors)
+        divergence = None if self.divergence_step is None else self.divergence_step.clone()
+        return replace(
+            self, x=self.x.clone(), divergence_step=divergence, extra={name: t.clone() for name, t in self.extra.items()}
+        )
 
     def become(self, other: ChainState) -> ChainState:
         """Take over other's values, into the memory of this copy of it; returns self."""
-        for name in _TENSORS:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine is None or theirs is None:
-                setattr(self, name, None if theirs is None else theirs.clone())
+        self.x.copy_(other.x)
+        if other.divergence_step is None or self.divergence_step is None:
+            self.divergence_step = None if other.divergence_step is None else other.divergence_step.clone()
+        else:
+            self.divergence_step.copy_(other.divergence_step)
+        for name in self.extra.keys() - other.extra.keys():
+            del self.extra[name]
+        for name, t in other.extra.items():
+            if name in self.extra and self.extra[name].shape == t.shape:
+                self.extra[name].copy_(t)
             else:
-                mine.copy_(theirs)
-        self.seed, self.step, self.age, self.chain_offset = other.seed, other.step, other.age, other.chain_offset
+                self.extra[name] = t.clone()
+        for name in ("seed", "step", "age", "chain_offset", "warmup_from", "warmup_until"):
+            setattr(self, name, getattr(other, name))
         return self
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,32 +85,53 @@ class ChainState:
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What one step saw: energy and gradient norm where the gradient was taken, and which chains are frozen. All # (n,)"""
+    """What one step saw. All # (n,)
+
+    Attributes:
+        energy: E at the state that the step ended in, for samplers that accept and reject; else where the gradient was taken.
+        grad_norm: |dE/dx| where the gradient was taken; None for samplers that take none or do not keep it.
+        diverged: chains that are frozen (samplers without accept and reject) or whose proposal diverged.
+        acceptance: acceptance probability of the proposal; None where every step is accepted.
+    """
 
     energy: Tensor
-    grad_norm: Tensor
+    grad_norm: Tensor | None
     diverged: Tensor
+    acceptance: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class RunStats:
-    """Per-chain statistics of a run, on the chains' device.
+    """Per-chain statistics of a run after its warm-up, on the chains' device.
 
     Attributes:
         energy: (num_kept, n), energy of each kept sample; None if not recorded.
-        grad_norm: (n,), mean of |dE/dx| over the gradients taken after warm-up (the gradient strength along the path).
-        divergence_step: (n,) int64, step at which a chain became non-finite or was about to, -1 if it never did.
+        grad_norm: (n,), mean of |dE/dx| over the gradients taken (the gradient strength along the path); None for samplers that
+            accept and reject.
+        divergence_step: (n,) int64, step at which a chain was frozen because it was not finite or about to leave the range of
+            its dtype, -1 if it never was. Samplers that accept and reject freeze none: they reject and count.
         acceptance: (n,), mean acceptance probability; None for samplers that accept every step.
+        divergences: (n,) int64, proposals that were not finite or whose energy error exceeded `max_error`; None likewise.
+        hamiltonian: (num_kept, n) float64, E / T plus kinetic energy at each kept sample, for E-BFMI; None without a momentum.
+        mean, variance: (n, *event), streaming moments over every step; None unless asked for by `moments=True`.
+        swap_acceptance: (n, r - 1), of the pairs of neighbouring temperatures; None without replicas.
+        adapted: what the warm-up settled on: "step_size", "scale", "inverse_mass", "trajectory_length"; empty without adaptation.
     """
 
     energy: Tensor | None
-    grad_norm: Tensor
+    grad_norm: Tensor | None
     divergence_step: Tensor
     acceptance: Tensor | None = None
+    divergences: Tensor | None = None
+    hamiltonian: Tensor | None = None
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+    swap_acceptance: Tensor | None = None
+    adapted: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def diverged(self) -> Tensor:
-        """(n,) bool, chains that diverged."""
+        """(n,) bool, chains that were frozen."""
         return self.divergence_step >= 0
 
 
@@ -108,7 +144,7 @@ class Run:
         final: (n, *event), the last state.
         stats: per-chain statistics.
         state: the chain's state; `sample(energy, sampler, resume=run.state)` goes on exactly from here.
-        strategy: which strategy ran: "step", "graph" or "reference".
+        strategy: which strategy ran: "fused", "step", "graph" or "reference".
         num_steps: steps taken after warm-up (fewer than asked if the run stopped at a divergence).
     """
 
@@ -118,6 +154,18 @@ class Run:
     state: ChainState
     strategy: str
     num_steps: int
+
+    def summary(self) -> Any:
+        """Mean, sd, quantiles, MCSE, bulk and tail ESS and R-hat of every element, as a table: `diagnostics.summary`."""
+        from ..diagnostics import summary
+
+        return summary(self)
+
+    def to_arviz(self) -> Any:
+        """The run as ArviZ's InferenceData (DataTree from ArviZ 1.0 on). See `diagnostics.to_arviz`."""
+        from ..diagnostics import to_arviz
+
+        return to_arviz(self)
 
 
 class Interrupted(KeyboardInterrupt):

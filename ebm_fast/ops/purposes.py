@@ -17,6 +17,7 @@ PURPOSES = {
     "data_noise": 11,
     "shuffle": 12,
     "jitter": 13,
+    "proposal_uniform": 14,
 }
 
 

@@ -17,37 +17,15 @@ from ..ops import checks
 from ..ops.langevin import langevin_step_
 from ..ops.noise import fresh_seed
 from ..ops.norm import event_norm
+from .base import Sampler, Transition, at_age, check_coefficient, is_schedule
 
 Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
 
 _LARGEST_NORMAL = 6.77  # sqrt(66 ln 2), see csrc/core/normal.h
 
 
-def _at(value: Any, name: str, age: int) -> Any:
-    """The value of a constant or of a schedule at step `age`."""
-    if callable(value):
-        return value(age)
-    if isinstance(value, (tuple, list)):
-        if age >= len(value):
-            raise ValueError(f"{name} is a schedule of {len(value)} steps, the chain is at step {age + 1}")
-        return value[age]
-    return value
-
-
-def _check_coefficient(value: Any, name: str) -> None:
-    if callable(value) or isinstance(value, Tensor):
-        return
-    if isinstance(value, (tuple, list)):
-        if not value:
-            raise ValueError(f"{name} is an empty schedule")
-        for entry in value:
-            checks.number(entry, name, low=0.0)
-        return
-    checks.number(value, name, low=0.0)
-
-
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(Sampler):
     """x <- x - s grad E(x) + n z, n = sqrt(2 s T): the unadjusted Langevin algorithm (overdamped, Euler-Maruyama).
 
     With order="gradient", each step is: gradient at x, gradient step, [clamp], noise, [clamp]. With order="noise":
@@ -58,7 +36,7 @@ class Langevin:
         step_size: s >= 0: a number; a tensor () or (n,) (per chain); a tuple of numbers (one per step); or a callable
             from the index of the step in the chain (0, 1, ...) to a number or tensor.
         noise_std: n likewise; None couples it to step size and temperature.
-        temperature: T >= 0, or a tuple or callable as above; ignored where noise_std is given.
+        temperature: T >= 0: a number, a tensor (n,), a tuple or a callable as above; ignored where noise_std is given.
         order: "gradient" or "noise".
         clamp: (low, high) bounds on the state, None for an open end.
         clamp_after: "last" (at the end of the step, whatever its order), "step" (after the gradient step), "noise", or "both".
@@ -66,6 +44,7 @@ class Langevin:
         grad_clip_norm: bound on each chain's gradient norm.
         momentum: m of the heavy ball.
         prior_precision: p of an added prior energy p |x|^2 / 2, outside of clipping.
+        preconditioner: diagonal P (*event): P s in place of s and sqrt(P) n in place of n, the same target reached sooner.
 
     Raises:
         TypeError, ValueError: an argument is of a wrong kind or range.
@@ -76,7 +55,7 @@ class Langevin:
 
     step_size: Coefficient
     noise_std: Coefficient | None = None
-    temperature: float | Sequence[float] | Callable[[int], float] = 1.0
+    temperature: float | Tensor | Sequence[float] | Callable[[int], float] = 1.0
     order: str = "gradient"
     clamp: tuple[float | None, float | None] | None = None
     clamp_after: str = "last"
@@ -84,12 +63,13 @@ class Langevin:
     grad_clip_norm: float | None = None
     momentum: float = 0.0
     prior_precision: float = 0.0
+    preconditioner: Tensor | None = None
 
     def __post_init__(self) -> None:
-        _check_coefficient(self.step_size, "step_size")
+        check_coefficient(self.step_size, "step_size")
         if self.noise_std is not None:
-            _check_coefficient(self.noise_std, "noise_std")
-        _check_coefficient(self.temperature, "temperature")
+            check_coefficient(self.noise_std, "noise_std")
+        check_coefficient(self.temperature, "temperature")
         if self.order not in ("gradient", "noise"):
             raise ValueError(f"order must be 'gradient' or 'noise', got {self.order!r}")
         if self.clamp is not None:
@@ -103,45 +83,34 @@ class Langevin:
             raise ValueError("give grad_clip (elementwise) or grad_clip_norm (per chain), not both")
         checks.number(self.momentum, "momentum")
         checks.number(self.prior_precision, "prior_precision")
+        if self.preconditioner is not None and not isinstance(self.preconditioner, Tensor):
+            raise TypeError(f"preconditioner must be a tensor (*event), got {type(self.preconditioner).__name__}")
 
     def has_schedule(self) -> bool:
-        """Whether a coefficient changes from step to step."""
-        return any(callable(c) or isinstance(c, (tuple, list)) for c in (self.step_size, self.noise_std, self.temperature))
-
-    def init(self, energy: Energy, x: Tensor, seed: int | None = None) -> ChainState:
-        """The state of chains that start at a copy of x # (n, *event)."""
-        x = x.detach().clone(memory_format=torch.contiguous_format)
-        checks.state(x, "x")
-        return ChainState(
-            x, fresh_seed() if seed is None else seed, velocity=torch.zeros_like(x) if self.momentum else None,
-            divergence_step=no_divergence(x),
-        )  # fmt: skip
-
-    def step(self, energy: Energy, state: ChainState) -> tuple[ChainState, StepInfo]:
-        """One step, as a pure function: (next state, what the step saw). Diverged chains are frozen."""
-        state = state.clone()
-        transition = LangevinTransition(self, EnergyFunction(energy), state, backend=None, guard=True, track=True, rng=None)
-        transition.advance(1)
-        return state, StepInfo(transition.last_energy, transition.grad_norm(), state.diverged)
+        return any(is_schedule(c) for c in (self.step_size, self.noise_std, self.temperature))
 
     def transition(
         self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
     ) -> LangevinTransition:
-        """This sampler bound to an energy and a state that it advances in place."""
         return LangevinTransition(self, energy, state, backend=backend, guard=guard, track=track, rng=rng)
 
 
-class LangevinTransition:
+class LangevinTransition(Transition):
     """Langevin steps in place; one gradient a step, one pass of the fused op a step where nothing is recorded between."""
 
     def __init__(self, sampler: Langevin, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool,
                  track: bool, rng: Tensor | None) -> None:  # fmt: skip
         self.sampler, self.energy, self.state = sampler, energy, state
         self.backend, self.guard, self.track, self.rng = backend, guard, track, rng
-        if sampler.momentum and state.velocity is None:
-            state.velocity = torch.zeros_like(state.x)
+        if sampler.momentum and "velocity" not in state.extra:
+            state.extra["velocity"] = torch.zeros_like(state.x)
         if guard and state.divergence_step is None:
             state.divergence_step = no_divergence(state.x)
+        self.scale: Tensor | None = None
+        if sampler.preconditioner is not None:
+            arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
+            self.scale = sampler.preconditioner.detach().to(state.x.device, arithmetic).sqrt()
+            self._stretch = self.scale.max()
         after = sampler.clamp_after
         if after == "last":
             after = "noise" if sampler.order == "gradient" else "step"
@@ -172,6 +141,13 @@ class LangevinTransition:
         taken = (diverged_at - self._first_step).masked_fill_(diverged_at < 0, self.gradients)
         return self._norm_sum / taken.clamp(1, max(self.gradients, 1))
 
+    def info(self) -> StepInfo:
+        return StepInfo(self.last_energy, self.grad_norm(), self.state.diverged)
+
+    def exchangeable(self) -> tuple[Tensor, Tensor | None]:
+        energy = self.energy_now()
+        return energy, None if self._evaluated is None else self._evaluated[1]
+
     def energy_now(self) -> Tensor:
         """E at the present state; in the gradient-first order the gradient comes along and serves the next step."""
         if self.state.x.numel() == 0:
@@ -196,15 +172,20 @@ class LangevinTransition:
     def _coefficients(self, k: int) -> tuple[Any, Any]:
         """Step size and noise of the k-th step from here."""
         sampler, age = self.sampler, self.state.age + k
-        step_size = _at(sampler.step_size, "step_size", age)
+        step_size = at_age(sampler.step_size, "step_size", age)
         if isinstance(step_size, Tensor):
             checks.coefficient(step_size, "step_size", self.state.x)
         if sampler.noise_std is not None:
-            return step_size, _at(sampler.noise_std, "noise_std", age)
-        temperature = checks.number(_at(sampler.temperature, "temperature", age), "temperature", low=0.0)
-        if isinstance(step_size, Tensor):
+            return step_size, at_age(sampler.noise_std, "noise_std", age)
+        temperature = at_age(sampler.temperature, "temperature", age)
+        if isinstance(temperature, Tensor):
+            checks.coefficient(temperature, "temperature", self.state.x)
+        else:
+            temperature = checks.number(temperature, "temperature", low=0.0)
+        if isinstance(step_size, Tensor) or isinstance(temperature, Tensor):
             wanted = torch.float64 if self.state.x.dtype == torch.float64 else torch.float32
-            return step_size, (step_size.to(wanted) * (2.0 * temperature)).sqrt()
+            product = step_size * temperature if isinstance(temperature, Tensor) else step_size.to(wanted) * temperature
+            return step_size, (2.0 * product.to(wanted)).sqrt()
         return step_size, math.sqrt(2.0 * checks.number(step_size, "step_size", low=0.0) * temperature)
 
     def _update(self, grad: Tensor | None, step_size: Any, noise_std: Any, k: int, **clamp: Any) -> None:
@@ -212,10 +193,10 @@ class LangevinTransition:
         state, sampler = self.state, self.sampler
         langevin_step_(
             state.x, grad, step_size=step_size, noise_std=noise_std, grad_clip=sampler.grad_clip,
-            grad_clip_norm=sampler.grad_clip_norm, prior_precision=sampler.prior_precision, velocity=state.velocity,
+            grad_clip_norm=sampler.grad_clip_norm, prior_precision=sampler.prior_precision, velocity=state.extra.get("velocity"),
             momentum=sampler.momentum, active=~state.diverged if self.guard else None,
             seed=0 if self.rng is not None else state.seed, step=k if self.rng is not None else state.step + k,
-            chain_offset=state.chain_offset, rng=self.rng, backend=self.backend, **clamp,
+            chain_offset=state.chain_offset, scale=self.scale, rng=self.rng, backend=self.backend, **clamp,
         )  # fmt: skip
 
     def _evaluate(self, step_size: Any, noise_std: Any, k: int) -> Tensor:
@@ -246,9 +227,11 @@ class LangevinTransition:
             norm = norm.clamp(max=sampler.grad_clip * math.sqrt(state.x[0].numel()))
         elif sampler.grad_clip_norm is not None:
             norm = norm.where(~torch.isfinite(norm), norm.clamp(max=sampler.grad_clip_norm))
+        if self.scale is not None:
+            step_size, noise_std = step_size * self._stretch.square(), noise_std * self._stretch
         reach = self._size(state.x) * (1.0 + step_size * abs(sampler.prior_precision)) + step_size * norm
-        if state.velocity is not None:
-            reach = reach + abs(sampler.momentum) * self._size(state.velocity)
+        if "velocity" in state.extra:
+            reach = reach + abs(sampler.momentum) * self._size(state.extra["velocity"])
         fine = torch.isfinite(energy) & (reach + _LARGEST_NORMAL * noise_std <= torch.finfo(state.x.dtype).max)
         newly = ~(fine | state.diverged)
         if self.rng is not None:
@@ -303,6 +286,7 @@ def langevin_(
     grad_clip_norm: float | None = None,
     momentum: float = 0.0,
     prior_precision: float = 0.0,
+    preconditioner: Tensor | None = None,  # (*event)
     condition: Mapping[str, Any] | None = None,
     seed: int | None = None,
     step: int = 0,
@@ -331,7 +315,7 @@ def langevin_(
     grad_clip=0.01, clamp=(0, 1))`.
     """
     sampler = Langevin(step_size, noise_std, temperature, order, clamp, clamp_after, grad_clip, grad_clip_norm, momentum,
-                       prior_precision)  # fmt: skip
+                       prior_precision, preconditioner)  # fmt: skip
     check_count(num_steps, "num_steps")
     seed = fresh_seed(generator) if seed is None else seed
     run_(energy, sampler, x, num_steps, seed=seed, step=step, chain_offset=chain_offset, condition=condition, strategy=strategy,

@@ -1,0 +1,159 @@
+"""The common part of samplers that accept and reject: counters, temperature, step size and its adaptation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.energy import EnergyFunction
+from ..engine.state import ChainState, StepInfo
+from ..ops import checks
+from ..ops.metropolis import COUNTERS
+from .adaptation import Adaptation, Adapter
+from .base import Sampler, Transition, at_age, check_coefficient, is_schedule
+
+_FROZEN = 1e30  # 1 / T of temperature 0: downhill moves alone
+
+
+@dataclass(frozen=True)
+class AcceptRejectSampler(Sampler):
+    """Fields and checks of the samplers that accept and reject."""
+
+    def _check(self, *coefficients: str) -> None:
+        for name in (*coefficients, "temperature"):
+            check_coefficient(getattr(self, name), name)
+        adapt = getattr(self, "adapt", None)
+        if adapt is not None:
+            if not isinstance(adapt, Adaptation):
+                raise TypeError(f"adapt must be an ebm_fast.Adaptation, got {type(adapt).__name__}")
+            if is_schedule(getattr(self, "step_size", None)):
+                raise ValueError("adapt sets the step size during the warm-up, so step_size cannot be a schedule")
+
+    def check_start(self, x: Any) -> None:
+        checks.exact_state(x, "x0")
+
+    def has_schedule(self) -> bool:
+        return any(is_schedule(getattr(self, name, None)) for name in ("step_size", "temperature"))
+
+
+class AcceptReject(Transition):
+    """Proposals that are accepted or rejected; energies, and gradients where there are, are carried along."""
+
+    needs_grad = False
+
+    def __init__(self, sampler: Any, energy: EnergyFunction, state: ChainState, *, backend: str | None,
+                 rng: Tensor | None) -> None:  # fmt: skip
+        self.sampler, self.energy, self.state, self.backend, self.rng = sampler, energy, state, backend, rng
+        x = state.x
+        self.proposal = torch.empty_like(x)
+        self.counters = torch.zeros((x.shape[0], COUNTERS), dtype=torch.float64, device=x.device)
+        if x.numel() == 0:
+            state.extra.setdefault("energy", x.new_zeros(x.shape[0]))
+            state.extra.setdefault("grad", torch.zeros_like(x))
+        elif "energy" not in state.extra:
+            if self.needs_grad:
+                e, g = energy.value_and_grad(x)
+                state.extra["grad"] = g.clone()
+            else:
+                e = energy.value(x)
+            state.extra["energy"] = e.to(x.dtype).clone()
+        self.adapter: Adapter | None = None
+        adapt = getattr(sampler, "adapt", None)
+        if adapt is not None:
+            self.adapter = adapt.bind(sampler, state)
+        self.proposals = 0
+        self._coefficients: dict[str, Any] | None = None
+
+    @property
+    def grad(self) -> Tensor:
+        return self.state.extra["grad"]
+
+    def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        e, g = self.energy.value_and_grad(x)
+        return e.to(x.dtype), g
+
+    def counter(self, k: int) -> dict[str, Any]:
+        """Where the ops of the k-th step from here draw their numbers."""
+        state = self.state
+        if self.rng is not None:
+            return {"seed": 0, "step": k, "chain_offset": state.chain_offset, "rng": self.rng, "backend": self.backend}
+        return {"seed": state.seed, "step": state.step + k, "chain_offset": state.chain_offset, "backend": self.backend}
+
+    def beta(self, age: int) -> Any:
+        """1 / T at a step: a number or a tensor (n,)."""
+        T = at_age(self.sampler.temperature, "temperature", age)
+        if isinstance(T, Tensor):
+            checks.coefficient(T, "temperature", self.state.x)
+            return 1.0 / T
+        T = checks.number(T, "temperature", low=0.0)
+        return 1.0 / T if T else _FROZEN
+
+    def step_size(self, age: int) -> Any:
+        """The step size of a step: the adapted one, else the sampler's. A number or a tensor () or (n,)."""
+        if "step_size" in self.state.extra:
+            return self.state.extra["step_size"]
+        return at_age(self.sampler.step_size, "step_size", age)
+
+    def scale(self) -> Tensor | None:
+        """Square root of the diagonal inverse mass (*event): the adapted one, else the sampler's."""
+        return self.state.extra.get("scale")
+
+    def coefficients(self, age: int) -> dict[str, Any]:
+        """What `derive` makes of step size and temperature; kept while neither changes."""
+        moving = self.state.adapting or self.sampler.has_schedule()
+        if moving or self._coefficients is None:
+            found = self.derive(self.step_size(age), self.beta(age))
+            self._coefficients = None if moving else found
+            return found
+        return self._coefficients
+
+    def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def propose(self, k: int, age: int) -> None:
+        """One proposal and its decision: the k-th from here."""
+        raise NotImplementedError
+
+    def advance(self, num_steps: int) -> None:
+        state = self.state
+        if state.x.numel():
+            for k in range(num_steps):
+                adapting = self.adapter is not None and state.warmup_from <= state.age + k < state.warmup_until
+                if adapting:
+                    assert self.adapter is not None
+                    self.adapter.begin(state)
+                self.propose(k, state.age + k)
+                self.proposals += 1
+                if adapting:
+                    assert self.adapter is not None
+                    self.adapter.update(self, state.age + k)
+                    if state.age + k + 1 == state.warmup_until:
+                        self.adapter.freeze(self)
+                        self._coefficients = None
+        if self.rng is not None:
+            self.rng[1].add_(num_steps)
+        state.step += num_steps
+        state.age += num_steps
+
+    def energy_now(self) -> Tensor:
+        return self.state.extra["energy"]
+
+    def exchangeable(self) -> tuple[Tensor, Tensor | None]:
+        return self.state.extra["energy"], self.state.extra.get("grad")
+
+    def info(self) -> StepInfo:
+        return StepInfo(self.energy_now().clone(), None, self.counters[:, 2] > 0, self.counters[:, 3].clone())
+
+    def reset_stats(self) -> None:
+        self.counters.zero_()
+        self.proposals = 0
+
+    def stats(self) -> dict[str, Any]:
+        adapted = {} if self.adapter is None else self.adapter.report(self.state)
+        return {
+            "acceptance": self.counters[:, 0] / max(self.proposals, 1), "divergences": self.counters[:, 2].long(),
+            "adapted": adapted,
+        }  # fmt: skip

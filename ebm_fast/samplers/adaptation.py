@@ -1,0 +1,185 @@
+"""Warm-up adaptation: step size by dual averaging, mass matrix by Welford's moments across chains, trajectory length by ChEES."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.state import ChainState
+from ..ops import checks
+
+_SHRINKAGE, _T0, _DECAY = 0.05, 10.0, 0.75  # gamma, t0, kappa of Hoffman and Gelman 2014
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """log e <- mu - sqrt(t) / gamma * mean_{s <= t} (a_target - a_s): the step size that reaches an acceptance; and the mass.
+
+    Runs during the warm-up alone and is frozen afterwards, with the weighted average of log e. Chains share what they learn: the
+    acceptance and the variance of all chains of a run set one step size and one mass matrix, so chains then depend on each other
+    through the warm-up. With per_chain=True each chain finds its own step size, and stays what it is in any batch.
+
+    Args:
+        target_accept: acceptance probability to reach; None takes the sampler's own (0.8 HMC, 0.574 MALA, 0.234 random walk).
+        step_size: whether the step size is adapted.
+        mass: None, "diagonal" or "dense": the inverse mass is set to the chains' (co)variance in windows that double, as Stan's;
+            with many chains, each step adds a draw of every chain.
+        per_chain: step size for every chain by itself.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind or range.
+
+    Source: Nesterov 2009; Hoffman and Gelman 2014, algorithm 5; Stan reference manual, HMC algorithm parameters.
+    """
+
+    target_accept: float | None = None
+    step_size: bool = True
+    mass: str | None = None
+    per_chain: bool = False
+
+    def __post_init__(self) -> None:
+        if self.target_accept is not None and not 0.0 < checks.number(self.target_accept, "target_accept") < 1.0:
+            raise ValueError(f"target_accept must be between 0 and 1, got {self.target_accept}")
+        if self.mass not in (None, "diagonal", "dense"):
+            raise ValueError(f"mass must be None, 'diagonal' or 'dense', got {self.mass!r}")
+
+    def bind(self, sampler: Any, state: ChainState) -> Adapter:
+        """What adapts the chains of a state; its numbers live in `state.extra`."""
+        return Adapter(self, sampler, state)
+
+
+def windows(start: int, stop: int) -> tuple[int, list[int]]:
+    """Age of the first mass window, and the ages after which the mass is set.
+
+    An opening of 75 steps, windows of 25, 50, 100, ..., and 50 steps for the step size alone; in proportion (15 %, 75 %, 10 %)
+    where the warm-up is shorter than 150.
+    """
+    total = stop - start
+    opening, closing, width = (75, 50, 25) if total >= 150 else (int(0.15 * total), int(0.1 * total), int(0.75 * total))
+    ends, at, last = [], start + opening, stop - closing
+    while width > 0 and at < last:
+        end = at + width
+        if end + 2 * width > last:
+            end = last
+        ends.append(end)
+        at, width = end, 2 * width
+    return start + opening, ends
+
+
+class Adapter:
+    """The adaptation of one run. Everything it knows is in `state.extra`, so that a warm-up resumes exactly."""
+
+    def __init__(self, settings: Adaptation, sampler: Any, state: ChainState) -> None:
+        self.settings, self.sampler = settings, sampler
+        self.target = settings.target_accept or sampler.target_accept
+        n = state.x.shape[0]
+        self.groups = n if settings.per_chain else getattr(sampler, "groups", 1)
+        if settings.mass is not None and self.groups != 1 and not settings.per_chain:
+            raise ValueError("a mass matrix cannot be learnt from chains of several temperatures; give it to the sampler")
+        if settings.mass == "dense" and not hasattr(sampler, "inverse_mass"):
+            raise ValueError(f"{type(sampler).__name__} takes no dense mass matrix; use mass='diagonal'")
+        if settings.step_size and isinstance(sampler.step_size, Tensor) and sampler.step_size.ndim and self.groups == 1:
+            raise ValueError("step_size differs between chains; use adapt=Adaptation(per_chain=True) to adapt each")
+
+    def begin(self, state: ChainState) -> None:
+        """Start of a warm-up, from the step size at hand; nothing if this warm-up has begun."""
+        extra, x, n = state.extra, state.x, state.x.shape[0]
+        if self.settings.step_size and "dual_averaging" not in extra:
+            step = torch.as_tensor(extra.get("step_size", self.sampler.step_size), dtype=torch.float64, device=x.device)
+            self._begin(extra, step.expand(n if step.ndim else self.groups)[: self.groups].clone(), x)
+        if self.settings.mass is not None and "mass_mean" not in extra:
+            self._forget_moments(extra, x)
+
+    def _begin(self, extra: dict[str, Tensor], step: Tensor, x: Tensor) -> None:
+        """Dual averaging from a step size: rows log e, its average, the mean error, mu; and the count."""
+        log = step.clamp(min=1e-30).log()
+        extra["dual_averaging"] = torch.stack((log, log, torch.zeros_like(log), log + math.log(10.0)))
+        extra["dual_count"] = torch.zeros((), dtype=torch.float64, device=x.device)
+        self._publish(extra, log, x)
+
+    def _publish(self, extra: dict[str, Tensor], log_step: Tensor, x: Tensor) -> None:
+        step = log_step.exp().to(x.dtype)
+        extra["step_size"] = step[0] if self.groups == 1 else step.repeat(x.shape[0] // self.groups)
+
+    def _forget_moments(self, extra: dict[str, Tensor], x: Tensor) -> None:
+        event = x.shape[1:]
+        d = event.numel()
+        extra["mass_mean"] = torch.zeros(event, dtype=torch.float64, device=x.device)
+        shape = (d, d) if self.settings.mass == "dense" else event
+        extra["mass_squares"] = torch.zeros(shape, dtype=torch.float64, device=x.device)
+        extra["mass_count"] = torch.zeros((), dtype=torch.float64, device=x.device)
+
+    def update(self, transition: Any, age: int) -> None:
+        """Learn from the proposal that was just decided, the step at `age`."""
+        state = transition.state
+        if self.settings.step_size:
+            self._step(state, self.acceptance(transition.counters[:, 3]))
+        if self.settings.mass is not None:
+            first, ends = windows(state.warmup_from, state.warmup_until)
+            if first <= age < (ends[-1] if ends else first):
+                self._gather(state)
+                if age + 1 in ends:
+                    self._set_mass(state, transition)
+
+    def acceptance(self, probability: Tensor) -> Tensor:
+        """Acceptance of each group of chains: the mean. (n,) -> (groups,)"""
+        return probability.view(-1, self.groups).mean(0)
+
+    def _step(self, state: ChainState, acceptance: Tensor) -> None:
+        log, average, error, mu = state.extra["dual_averaging"]
+        count = state.extra["dual_count"].add_(1.0)
+        weight = 1.0 / (count + _T0)
+        error.lerp_(self.target - acceptance, weight)
+        log.copy_(mu - count.sqrt() / _SHRINKAGE * error)
+        average.lerp_(log, count**-_DECAY)
+        self._publish(state.extra, log, state.x)
+
+    def _gather(self, state: ChainState) -> None:
+        """Chan's update of mean and squares by the n states of this step."""
+        extra, n = state.extra, state.x.shape[0]
+        x = state.x.double()
+        mean = x.mean(0)
+        centred = x - mean
+        before = extra["mass_count"]
+        total = before + n
+        apart = mean - extra["mass_mean"]
+        if self.settings.mass == "dense":
+            flat, gap = centred.view(n, -1), apart.view(-1)
+            extra["mass_squares"] += flat.T @ flat + torch.outer(gap, gap) * (before * n / total)
+        else:
+            extra["mass_squares"] += centred.square().sum(0) + apart.square() * (before * n / total)
+        extra["mass_mean"] += apart * (n / total)
+        extra["mass_count"] = total
+
+    def _set_mass(self, state: ChainState, transition: Any) -> None:
+        """Inverse mass = regularised (co)variance (Stan's), and a fresh search for the step size in the new geometry."""
+        extra, x = state.extra, state.x
+        count = extra["mass_count"]
+        covariance = extra["mass_squares"] / (count - 1.0)
+        weight = count / (count + 5.0)
+        if self.settings.mass == "dense":
+            eye = torch.eye(covariance.shape[0], dtype=covariance.dtype, device=x.device)
+            extra["inverse_mass"] = (weight * covariance + 1e-3 * (1.0 - weight) * eye).to(x.dtype)
+        else:
+            extra["scale"] = (weight * covariance + 1e-3 * (1.0 - weight)).sqrt().to(x.dtype)
+        transition.new_mass()
+        self._forget_moments(extra, x)
+        if self.settings.step_size:
+            self._begin(extra, extra["dual_averaging"][0].exp(), x)
+
+    def freeze(self, transition: Any) -> None:
+        """End of the warm-up: the averaged step size, for good."""
+        extra = transition.state.extra
+        if self.settings.step_size:
+            self._publish(extra, extra["dual_averaging"][1], transition.state.x)
+        for name in ("dual_averaging", "dual_count", "mass_mean", "mass_squares", "mass_count"):
+            extra.pop(name, None)
+
+    def report(self, state: ChainState) -> dict[str, Tensor]:
+        """What the warm-up settled on."""
+        return {name: state.extra[name].clone() for name in ("step_size", "scale", "inverse_mass", "trajectory_length")
+                if name in state.extra}  # fmt: skip

@@ -1,0 +1,117 @@
+"""What samplers and their transitions have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.energy import Energy, EnergyFunction
+from ..engine.state import ChainState, StepInfo, no_divergence
+from ..ops import checks
+from ..ops.noise import fresh_seed
+
+
+def at_age(value: Any, name: str, age: int) -> Any:
+    """The value of a constant or of a schedule (a callable or a tuple) at step `age`."""
+    if callable(value):
+        return value(age)
+    if isinstance(value, (tuple, list)):
+        if age >= len(value):
+            raise ValueError(f"{name} is a schedule of {len(value)} steps, the chain is at step {age + 1}")
+        return value[age]
+    return value
+
+
+def is_schedule(value: Any) -> bool:
+    return callable(value) or isinstance(value, (tuple, list))
+
+
+def check_coefficient(value: Any, name: str) -> None:
+    """A number >= 0, a tensor, a callable, or a tuple of numbers."""
+    if callable(value) or isinstance(value, Tensor):
+        return
+    if isinstance(value, (tuple, list)):
+        if not value:
+            raise ValueError(f"{name} is an empty schedule")
+        for entry in value:
+            checks.number(entry, name, low=0.0)
+        return
+    checks.number(value, name, low=0.0)
+
+
+class Sampler:
+    """`init` and `step` of every sampler, on its own `transition`."""
+
+    def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0) -> ChainState:
+        """The state of chains that start at a copy of x # (n, *event); the first `warmup` steps adapt a sampler that can."""
+        x = x.detach().clone(memory_format=torch.contiguous_format)
+        self.check_start(x)
+        seed = fresh_seed() if seed is None else seed
+        return ChainState(x, seed, warmup_until=warmup, divergence_step=no_divergence(x))
+
+    def check_start(self, x: Any) -> None:
+        """Raises TypeError or ValueError for a start that this sampler cannot work on."""
+        checks.state(x, "x")
+
+    def has_schedule(self) -> bool:
+        """Whether a coefficient changes from step to step on the host."""
+        return False
+
+    def step(self, energy: Energy, state: ChainState) -> tuple[ChainState, StepInfo]:
+        """One step, as a pure function: (next state, what the step saw)."""
+        state = state.clone()
+        transition = self.transition(EnergyFunction(energy), state, backend=None, guard=True, track=True, rng=None)
+        transition.advance(1)
+        return state, transition.info()
+
+    def transition(
+        self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
+    ) -> Transition:
+        """This sampler bound to an energy and a state that it advances in place."""
+        raise NotImplementedError
+
+
+class Transition:
+    """A sampler bound to an energy and a state that it advances in place.
+
+    `guard` looks for divergence, `track` keeps gradient norms, `rng` [seed, step] replaces the host's counters in a CUDA graph.
+    """
+
+    state: ChainState
+
+    def advance(self, num_steps: int) -> None:
+        """num_steps steps."""
+        raise NotImplementedError
+
+    def energy_now(self) -> Tensor:
+        """E at the present state. (n,)"""
+        raise NotImplementedError
+
+    def info(self) -> StepInfo:
+        """What the last step saw."""
+        raise NotImplementedError
+
+    def position(self, state: ChainState | None = None) -> Tensor:
+        """What is recorded of a state (the present one): (n, *event)."""
+        return (state or self.state).x
+
+    def hamiltonian_now(self) -> Tensor | None:
+        """E / T plus kinetic energy at the present state, (n,) float64; None without a momentum."""
+        return None
+
+    def reset_stats(self) -> None:
+        """Forget the statistics so far."""
+
+    def grad_norm(self) -> Tensor | None:
+        """Mean of |dE/dx| over the gradients since `reset_stats`. (n,)"""
+        return None
+
+    def stats(self) -> dict[str, Any]:
+        """Further fields of `RunStats`, since `reset_stats`."""
+        return {}
+
+    def exchangeable(self) -> tuple[Tensor, Tensor | None]:
+        """Energy (n,) and gradient (n, *event) at the present state, in the memory that the next step reads."""
+        raise NotImplementedError

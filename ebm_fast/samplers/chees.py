@@ -1,0 +1,119 @@
+"""ChEES: the trajectory length of HMC, adapted across chains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.state import ChainState
+from ..ops import checks
+from .adaptation import Adaptation, Adapter
+
+_RATE, _BETA2, _EPS = 0.025, 0.95, 1e-8  # Adam on log T
+
+
+def halton(index: int) -> float:
+    """van der Corput's sequence in base 2: 1/2, 1/4, 3/4, 1/8, ... for index 0, 1, ..."""
+    index, value, part = index + 1, 0.0, 0.5
+    while index:
+        value += part * (index & 1)
+        index >>= 1
+        part *= 0.5
+    return value
+
+
+@dataclass(frozen=True)
+class ChEES(Adaptation):
+    """T maximises E[(|x' - mean|^2 - |x - mean|^2)^2] / 4 over trajectories of length h T, h = 1/2, 1/4, 3/4, ... (Halton).
+
+    Adapts step size and trajectory length together by what all chains of the run do, at one gradient estimate a proposal; use it
+    with some dozens of chains or more. The lengths keep varying as h T after the warm-up, ceil(h T / e) steps each. During the
+    warm-up the number of steps is read from the device once a proposal; afterwards nothing is.
+
+    Args:
+        target_accept: acceptance (the harmonic mean over chains) to reach; None is 0.651.
+        mass: None or "diagonal", as `Adaptation`.
+        max_leapfrog: bound on the steps of a trajectory.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind or range.
+
+    Source: Hoffman, Radul and Sountsov 2021, eqs. 11-14 and algorithm 1.
+    """
+
+    max_leapfrog: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mass == "dense" or self.per_chain or not self.step_size:
+            raise ValueError("ChEES adapts one step size across chains, with a unit or diagonal mass")
+        if type(self.max_leapfrog) is not int or self.max_leapfrog < 1:
+            raise ValueError(f"max_leapfrog must be an int of at least 1, got {self.max_leapfrog!r}")
+        checks.number(self.max_leapfrog, "max_leapfrog", low=1)
+
+    def bind(self, sampler: Any, state: ChainState) -> Adapter:
+        if state.x.shape[0] == 1:
+            raise ValueError("ChEES compares chains, and this run has one; use at least some dozens, or adapt=Adaptation()")
+        return ChEESAdapter(self, sampler, state)
+
+
+class ChEESAdapter(Adapter):
+    def __init__(self, settings: ChEES, sampler: Any, state: ChainState) -> None:
+        super().__init__(settings, sampler, state)
+        self.target = settings.target_accept or 0.651
+        self.most = settings.max_leapfrog
+
+    def begin(self, state: ChainState) -> None:
+        super().begin(state)
+        extra, x = state.extra, state.x
+        if "chees" not in extra:
+            start = extra.get("trajectory_length", extra["step_size"].double() * self.sampler.num_leapfrog)
+            extra["trajectory_length"] = start
+            # log T, its average, Adam's second moment, count
+            log, none = start.log(), torch.zeros_like(start)
+            extra["chees"] = torch.stack((log, log, none, none))
+            extra["chees_before"] = x.clone()
+
+    def acceptance(self, probability: Tensor) -> Tensor:
+        return 1.0 / (1.0 / probability.clamp(min=1e-10)).mean(0, keepdim=True)
+
+    def update(self, transition: Any, age: int) -> None:
+        state = transition.state
+        extra, n = state.extra, state.x.shape[0]
+        weight = transition.counters[:, 3]
+        before = extra["chees_before"].view(n, -1).double()
+        proposed = transition.proposal.view(n, -1).double()
+        kick = transition.coefficients(age)["half"]
+        scale = transition.scale()
+        velocity = transition.momentum - kick * (transition.end_grad if scale is None else scale * transition.end_grad)
+        velocity = (velocity if scale is None else velocity * scale).view(n, -1).double()
+        finite = torch.isfinite(proposed).all(1) & torch.isfinite(velocity).all(1) & (weight > 0)
+        weight = weight * finite
+        total = weight.sum().clamp(min=1e-10)
+        proposed, velocity = proposed.where(finite[:, None], before), velocity.where(finite[:, None], 0.0)
+        centre = (weight[:, None] * proposed).sum(0) / total
+        apart, apart_before = proposed - centre, before - before.mean(0)
+        change = apart.square().sum(1) - apart_before.square().sum(1)
+        length = halton(age) * extra["trajectory_length"]
+        slope = (weight * change * (apart * velocity).sum(1)).sum() / total * length
+        log, average, second, count = extra["chees"]
+        count.add_(1.0)
+        second.lerp_(slope.square(), 1.0 - _BETA2)
+        move = _RATE * slope / ((second / (1.0 - _BETA2**count)).sqrt() + _EPS)
+        log.add_(move.nan_to_num(0.0).clamp(-0.35, 0.35))
+        steps = extra["step_size"].double().log()
+        log.clamp_(steps, steps + math.log(self.most))
+        average.lerp_(log, count**-0.5)
+        extra["trajectory_length"] = log.exp()
+        super().update(transition, age)
+        extra["chees_before"].copy_(state.x)
+
+    def freeze(self, transition: Any) -> None:
+        super().freeze(transition)
+        extra = transition.state.extra
+        extra["trajectory_length"] = extra.pop("chees")[1].exp()
+        del extra["chees_before"]

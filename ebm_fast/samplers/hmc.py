@@ -1,0 +1,339 @@
+"""Hamiltonian Monte Carlo, its one-step form MALA, and its form with persistent momentum (GHMC)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.energy import EnergyFunction
+from ..engine.state import ChainState
+from ..ops import checks
+from ..ops.leapfrog import leapfrog_
+from ..ops.metropolis import metropolis_
+from ..ops.noise import normal_
+from ..ops.proposal import propose_
+from .accept import _FROZEN, AcceptReject, AcceptRejectSampler
+from .adaptation import Adaptation
+from .base import Transition
+from .chees import ChEES, halton
+from .jitter import uniform_number
+
+Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
+MAX_ERROR = 1000.0  # energy error of a divergence, as in Stan
+
+
+def _check_mass(inverse_mass: Any) -> None:
+    if inverse_mass is not None and (not isinstance(inverse_mass, Tensor) or not inverse_mass.is_floating_point()):
+        raise TypeError(f"inverse_mass must be a floating-point tensor, (*event) or (d, d), got {type(inverse_mass).__name__}")
+
+
+@dataclass(frozen=True)
+class HMC(AcceptRejectSampler):
+    """L leapfrog steps of size e on H(x, p) = E(x) / T + p M^-1 p / 2 from p ~ N(0, M);  accepted with probability
+    min(1, exp(H - H')).
+
+    A proposal costs L gradients: energy and gradient of the current state are carried. A proposal that is not finite is rejected
+    and counted as a divergence, as is one whose energy error exceeds `max_error`.
+
+    Args:
+        step_size: e: a number, a tensor () or (n,), a tuple (one per proposal) or a callable from the index of the proposal.
+        num_leapfrog: L >= 1.
+        inverse_mass: M^-1, an estimate of the target's (co)variance: a tensor like an event (diagonal) or (d, d), d the
+            number of elements of an event (dense); None for 1.
+        temperature: T > 0, as step_size.
+        step_jitter: j in [0, 1): each proposal's step size is e (1 + j (2 u - 1)), u uniform and shared by all chains.
+        leapfrog_jitter: each proposal takes a number of steps drawn uniformly from 1 ... L, shared by all chains: trajectories of
+            one length can be periods of the target, on which a chain stands still.
+        max_error: energy error of a divergence.
+        adapt: `Adaptation` (step size, mass) or `ChEES` (step size, trajectory length) during the warm-up.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind or range.
+
+    Source: Duane et al. 1987; Neal 2011, algorithm of section 5.3.2.
+    """
+
+    step_size: Coefficient
+    num_leapfrog: int = 10
+    inverse_mass: Tensor | None = None
+    temperature: Coefficient = 1.0
+    step_jitter: float = 0.0
+    leapfrog_jitter: bool = False
+    max_error: float = MAX_ERROR
+    adapt: Adaptation | None = None
+    target_accept = 0.8
+
+    def __post_init__(self) -> None:
+        self._check("step_size")
+        if type(self.num_leapfrog) is not int or self.num_leapfrog < 1:
+            raise ValueError(f"num_leapfrog must be an int of at least 1, got {self.num_leapfrog!r}")
+        if not 0.0 <= checks.number(self.step_jitter, "step_jitter") < 1.0:
+            raise ValueError(f"step_jitter must be in [0, 1), got {self.step_jitter}")
+        checks.number(self.max_error, "max_error", low=0.0, infinite=True)
+        _check_mass(self.inverse_mass)
+
+    def has_schedule(self) -> bool:
+        return super().has_schedule() or self.leapfrog_jitter or self.step_jitter > 0.0 or isinstance(self.adapt, ChEES)
+
+    def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
+                   rng: Tensor | None) -> Transition:  # fmt: skip
+        return HMCTransition(self, energy, state, backend=backend, rng=rng)
+
+
+@dataclass(frozen=True)
+class MALA(AcceptRejectSampler):
+    """x' = x - s P grad E(x) / T + sqrt(2 s P) z;  accepted by the Metropolis-Hastings ratio.
+
+    The Metropolis-adjusted Langevin algorithm: one leapfrog step of size sqrt(2 s) with mass P^-1, one gradient a proposal.
+    `Langevin` with the same step size proposes the same and always accepts.
+
+    Args:
+        step_size: s: a number, a tensor () or (n,), a tuple (one per step) or a callable from the index of the step.
+        preconditioner: P: a tensor like an event (diagonal) or (d, d) (dense), an estimate of the target's (co)variance;
+            None for 1.
+        temperature: T > 0, as step_size.
+        max_error: energy error from which a rejected proposal counts as divergent.
+        adapt: `Adaptation` during the warm-up; what it learns about the mass is P.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind or range.
+
+    Source: Besag 1994; Roberts and Tweedie 1996; Roberts and Rosenthal 1998 (acceptance 0.574).
+    """
+
+    step_size: Coefficient
+    preconditioner: Tensor | None = None
+    temperature: Coefficient = 1.0
+    max_error: float = MAX_ERROR
+    adapt: Adaptation | None = None
+    target_accept = 0.574
+    num_leapfrog = 1
+    leapfrog_jitter = False
+    step_jitter = 0.0
+
+    def __post_init__(self) -> None:
+        self._check("step_size")
+        _check_mass(self.preconditioner)
+        checks.number(self.max_error, "max_error", low=0.0, infinite=True)
+        if isinstance(self.adapt, ChEES):
+            raise ValueError("ChEES adapts the length of trajectories, and MALA takes one step; use Adaptation() or HMC")
+
+    @property
+    def inverse_mass(self) -> Tensor | None:
+        return self.preconditioner
+
+    def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
+                   rng: Tensor | None) -> Transition:  # fmt: skip
+        return MALATransition(self, energy, state, backend=backend, rng=rng)
+
+
+@dataclass(frozen=True)
+class GHMC(AcceptRejectSampler):
+    """p <- c p + sqrt(1 - c^2) z with c = exp(-friction e);  then L leapfrog steps, accepted as in HMC;  p <- -p where rejected.
+
+    Generalised HMC: the Metropolised form of underdamped Langevin dynamics (L = 1), exact at any step size.
+
+    Args:
+        step_size: e: a number or a tensor ().
+        friction: gamma >= 0, per unit of time; 0 never forgets the momentum, large values give HMC.
+        num_leapfrog: L >= 1.
+        inverse_mass: M^-1, a tensor like an event (diagonal); None for 1.
+        temperature: T > 0: a number, a tensor (n,), a tuple or a callable.
+        max_error: energy error of a divergence.
+        adapt: `Adaptation` of step size and diagonal mass during the warm-up.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind or range.
+
+    Source: Horowitz 1991; Ottobre et al. 2016.
+    """
+
+    step_size: float | Tensor
+    friction: float = 1.0
+    num_leapfrog: int = 1
+    inverse_mass: Tensor | None = None
+    temperature: Coefficient = 1.0
+    max_error: float = MAX_ERROR
+    adapt: Adaptation | None = None
+    target_accept = 0.9
+    leapfrog_jitter = False
+    step_jitter = 0.0
+
+    def __post_init__(self) -> None:
+        self._check("step_size")
+        if isinstance(self.step_size, (tuple, list)) or callable(self.step_size):
+            raise TypeError("step_size of GHMC must be a number or a tensor (): the persistence of the momentum depends on it")
+        if isinstance(self.step_size, Tensor) and self.step_size.ndim:
+            raise ValueError(f"step_size of GHMC must be one number for all chains, got shape {tuple(self.step_size.shape)}")
+        checks.number(self.friction, "friction", low=0.0)
+        if type(self.num_leapfrog) is not int or self.num_leapfrog < 1:
+            raise ValueError(f"num_leapfrog must be an int of at least 1, got {self.num_leapfrog!r}")
+        _check_mass(self.inverse_mass)
+        if self.adapt is not None and (self.adapt.mass == "dense" or self.adapt.per_chain or isinstance(self.adapt, ChEES)):
+            raise ValueError("GHMC adapts one step size and a diagonal mass: adapt=Adaptation(mass='diagonal')")
+
+    def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
+                   rng: Tensor | None) -> Transition:  # fmt: skip
+        return GHMCTransition(self, energy, state, backend=backend, rng=rng)
+
+
+class HMCTransition(AcceptReject):
+    """Trajectories of the whitened momentum w = M^-1/2 p (diagonal mass) or of the velocity v = M^-1 p (dense)."""
+
+    needs_grad = True
+
+    def __init__(self, sampler: Any, energy: EnergyFunction, state: ChainState, *, backend: str | None,
+                 rng: Tensor | None) -> None:  # fmt: skip
+        super().__init__(sampler, energy, state, backend=backend, rng=rng)
+        self.momentum = torch.empty_like(state.x)
+        self.kinetic = torch.zeros(state.x.shape[0], dtype=torch.float64, device=state.x.device)
+        self.new_mass()
+
+    def new_mass(self) -> None:
+        """Read the mass: the adapted one, else the sampler's."""
+        extra, x, given = self.state.extra, self.state.x, self.sampler.inverse_mass
+        event, d = tuple(x.shape[1:]), x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
+        self._dense: tuple[Tensor, Tensor, Tensor] | None = None
+        self._scale: Tensor | None = None
+        if "scale" in extra:
+            self._scale = extra["scale"]
+            return
+        inverse = extra.get("inverse_mass", given)
+        if inverse is None:
+            return
+        inverse = inverse.detach().to(x.device, x.dtype).contiguous()
+        if tuple(inverse.shape) == event and not (inverse.ndim == 2 and tuple(inverse.shape) == (d, d)):
+            self._scale = inverse.sqrt()
+        elif tuple(inverse.shape) == (d, d):
+            root, failed = torch.linalg.cholesky_ex(inverse.double())
+            if given is not None and "inverse_mass" not in extra and bool(failed):
+                raise ValueError("inverse_mass must be symmetric and positive definite")
+            back = torch.linalg.solve_triangular(root, torch.eye(d, dtype=root.dtype, device=x.device), upper=False)
+            self._dense = (inverse, root.T.contiguous().to(x.dtype), back.T.contiguous().to(x.dtype))
+        else:
+            raise ValueError(
+                f"inverse_mass must have the shape {event} of an event (diagonal) or {(d, d)} (dense), got {tuple(inverse.shape)}"
+            )
+
+    def scale(self) -> Tensor | None:
+        return self._scale
+
+    def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
+        if isinstance(beta, float) and beta >= _FROZEN:
+            raise ValueError("temperature must be above 0 for a sampler with a momentum; Langevin and random walks can freeze")
+        return {"half": 0.5 * beta * step_size, "kick": beta * step_size, "drift": step_size, "beta": beta}
+
+    def coefficients(self, age: int) -> dict[str, Any]:
+        if not self.sampler.step_jitter:
+            return super().coefficients(age)
+        u = uniform_number(self.state.seed, self.state.step + age - self.state.age, "jitter", 1)
+        step_size = self.step_size(age) * (1.0 + self.sampler.step_jitter * (2.0 * u - 1.0))
+        return self.derive(step_size, self.beta(age))
+
+    def num_leapfrog(self, age: int) -> int:
+        """Leapfrog steps of the proposal at `age`."""
+        if isinstance(self.sampler, HMC) and isinstance(self.sampler.adapt, ChEES):
+            ratio = self._trajectory_in_steps(age)
+            return max(1, min(math.ceil(halton(age) * ratio), self.sampler.adapt.max_leapfrog))
+        L = self.sampler.num_leapfrog
+        if not self.sampler.leapfrog_jitter:
+            return L
+        u = uniform_number(self.state.seed, self.state.step + age - self.state.age, "jitter", 0)
+        return min(1 + int(u * L), L)
+
+    def _trajectory_in_steps(self, age: int) -> float:
+        """Trajectory length over step size: read from the device while both move, once afterwards."""
+        adapting = self.state.warmup_from <= age < self.state.warmup_until
+        if adapting or self._ratio is None:
+            extra = self.state.extra
+            if "trajectory_length" not in extra:
+                return float(self.sampler.num_leapfrog)
+            ratio = float(extra["trajectory_length"] / extra["step_size"].double().mean())
+            self._ratio = None if adapting else ratio
+            return ratio
+        return self._ratio
+
+    _ratio: float | None = None
+
+    def propose(self, k: int, age: int) -> None:
+        c, L, counter = self.coefficients(age), self.num_leapfrog(age), self.counter(k)
+        if self._dense is not None:
+            return self._propose_dense(c, L, counter)
+        x, q, p, scale, extra = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra
+        propose_(x, proposal=q, momentum=p, grad=extra["grad"], scale=scale, kinetic=self.kinetic, kick=c["half"],
+                 drift=c["drift"], **counter)  # fmt: skip
+        for _ in range(L - 1):
+            leapfrog_(q, p, self.energy.gradient(q), kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend)
+        energy, self.end_grad = self.value_and_grad(q)
+        metropolis_(x, q, extra["energy"], energy, grad=extra["grad"], proposal_grad=self.end_grad, momentum=p,
+                    kinetic=self.kinetic, scale=scale, counters=self.counters, kick=c["half"], beta=c["beta"],
+                    max_error=self.sampler.max_error, **counter)  # fmt: skip
+
+    def _propose_dense(self, c: dict[str, Any], L: int, counter: dict[str, Any]) -> None:
+        """The velocity v = M^-1 p ~ N(0, M^-1) is kicked by M^-1 g, so that the fused passes are those of a unit mass."""
+        assert self._dense is not None
+        inverse, root, back = self._dense
+        x, q, extra, event = self.state.x, self.proposal, self.state.extra, self.state.x.shape
+
+        def times(t: Tensor, matrix: Tensor) -> Tensor:
+            return (t.reshape(event[0], -1) @ matrix).view(event)
+
+        propose_(x, momentum=self.momentum, kinetic=self.kinetic, **counter)
+        v = times(self.momentum, root)
+        q.copy_(x)
+        leapfrog_(q, v, times(extra["grad"], inverse), kick=c["half"], drift=c["drift"], backend=self.backend)
+        for _ in range(L - 1):
+            leapfrog_(q, v, times(self.energy.gradient(q), inverse), kick=c["kick"], drift=c["drift"], backend=self.backend)
+        energy, self.end_grad = self.value_and_grad(q)
+        leapfrog_(q, v, times(self.end_grad, inverse), kick=c["half"], drift=0.0, backend=self.backend)
+        metropolis_(x, q, extra["energy"], energy, grad=extra["grad"], proposal_grad=self.end_grad, momentum=times(v, back),
+                    kinetic=self.kinetic, counters=self.counters, beta=c["beta"], max_error=self.sampler.max_error,
+                    **counter)  # fmt: skip
+
+    def hamiltonian_now(self) -> Tensor | None:
+        return self.counters[:, 4]
+
+
+class MALATransition(HMCTransition):
+    """Step size s is a leapfrog step of sqrt(2 s)."""
+
+    def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
+        # x - s g / T: the kick's half step times the drift is s beta
+        drift = (2.0 * step_size).sqrt() if isinstance(step_size, Tensor) else math.sqrt(2.0 * step_size)
+        return super().derive(drift, beta)
+
+
+class GHMCTransition(HMCTransition):
+    def __init__(self, sampler: Any, energy: EnergyFunction, state: ChainState, *, backend: str | None,
+                 rng: Tensor | None) -> None:  # fmt: skip
+        super().__init__(sampler, energy, state, backend=backend, rng=rng)
+        if self._dense is not None:
+            raise ValueError("GHMC takes a diagonal inverse_mass, a tensor like an event")
+        if "momentum" not in state.extra:
+            start = torch.empty_like(state.x)
+            state.extra["momentum"] = normal_(start, purpose="init", **self.counter(0)) if start.numel() else start
+        self.momentum = state.extra["momentum"]
+        self._before = torch.empty_like(state.x)
+
+    def propose(self, k: int, age: int) -> None:
+        c, counter = self.coefficients(age), self.counter(k)
+        x, q, p, scale, extra = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra
+        propose_(x, momentum=p, kinetic=self.kinetic, persistence=c["persistence"], **counter)
+        self._before.copy_(p)
+        q.copy_(x)
+        grad = extra["grad"]
+        leapfrog_(q, p, grad, kick=c["half"], drift=c["drift"], scale=scale, backend=self.backend)
+        for _ in range(self.sampler.num_leapfrog - 1):
+            leapfrog_(q, p, self.energy.gradient(q), kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend)
+        energy, end_grad = self.value_and_grad(q)
+        metropolis_(x, q, extra["energy"], energy, grad=grad, proposal_grad=end_grad, momentum=p, momentum_before=self._before,
+                    kinetic=self.kinetic, scale=scale, counters=self.counters, kick=c["half"], beta=c["beta"],
+                    max_error=self.sampler.max_error, **counter)  # fmt: skip
+
+    def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
+        return {**super().derive(step_size, beta), "persistence": math.exp(-self.sampler.friction * float(step_size))}

@@ -1,0 +1,215 @@
+"""Metropolis-Hastings: random walk, any proposal, independence sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.energy import EnergyFunction
+from ..engine.state import ChainState
+from ..ops.metropolis import metropolis_
+from ..ops.noise import normal_, uniform_
+from ..ops.proposal import propose_
+from .accept import AcceptReject, AcceptRejectSampler
+from .adaptation import Adaptation
+from .base import Transition
+
+Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
+
+
+@dataclass(frozen=True)
+class RandomWalkMetropolis(AcceptRejectSampler):
+    """x' = x + tau sigma z;  accepted with probability min(1, exp((E(x) - E(x')) / T)).
+
+    Needs no gradient. For Gaussian-like targets of d dimensions tau = 2.4 / sqrt(d) in units of the target's spread is best, with
+    an acceptance of 0.234 (0.44 for d = 1).
+
+    Args:
+        step_size: tau >= 0: a number, a tensor () or (n,), a tuple (one per step) or a callable from the index of the step.
+        temperature: T >= 0 likewise.
+        scale: sigma (*event), spreads of the elements; None for 1.
+        adapt: `Adaptation` of step size and scale during the warm-up.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind or range.
+
+    Source: Metropolis et al. 1953; Roberts, Gelman and Gilks 1997.
+    """
+
+    step_size: Coefficient
+    temperature: Coefficient = 1.0
+    scale: Tensor | None = None
+    adapt: Adaptation | None = None
+    target_accept = 0.234
+
+    def __post_init__(self) -> None:
+        self._check("step_size")
+        if self.scale is not None and not isinstance(self.scale, Tensor):
+            raise TypeError(f"scale must be a tensor (*event), got {type(self.scale).__name__}")
+
+    def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
+                   rng: Tensor | None) -> Transition:  # fmt: skip
+        return RandomWalkTransition(self, energy, state, backend=backend, rng=rng)
+
+
+class RandomWalkTransition(AcceptReject):
+    def __init__(self, sampler: RandomWalkMetropolis, energy: EnergyFunction, state: ChainState, *, backend: str | None,
+                 rng: Tensor | None) -> None:  # fmt: skip
+        super().__init__(sampler, energy, state, backend=backend, rng=rng)
+        self._given = None if sampler.scale is None else sampler.scale.detach().to(state.x.device, state.x.dtype).contiguous()
+
+    def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
+        return {"drift": step_size, "beta": beta}
+
+    def new_mass(self) -> None:
+        """Nothing depends on the scale beyond the next proposal."""
+
+    def scale(self) -> Tensor | None:
+        return self.state.extra.get("scale", self._given)
+
+    def propose(self, k: int, age: int) -> None:
+        state, c, counter = self.state, self.coefficients(age), self.counter(k)
+        propose_(state.x, proposal=self.proposal, drift=c["drift"], scale=self.scale(), purpose="proposal", **counter)
+        metropolis_(state.x, self.proposal, state.extra["energy"], self.energy.value(self.proposal), beta=c["beta"],
+                    counters=self.counters, **counter)  # fmt: skip
+
+
+class ProposalNoise:
+    """Counter-based random numbers of one step for a proposal of your own: `normal()` and `uniform()`, each once a step.
+
+    They depend on seed, step and chain alone, so that chains stay what they are in any batch and resume exactly.
+    """
+
+    def __init__(self, x: Tensor, counter: dict[str, Any]) -> None:
+        self._x, self._counter = x, counter
+        self._drawn: set[str] = set()
+
+    def _draw(self, name: str, shape: tuple[int, ...] | None, purpose: str, fill: Callable[..., Tensor]) -> Tensor:
+        if name in self._drawn:
+            raise RuntimeError(
+                f"noise.{name}() gives the numbers of this step once; ask for all at once, as in noise.{name}(2, 3) for a tensor "
+                f"(n, 2, 3)"
+            )
+        self._drawn.add(name)
+        event = tuple(self._x.shape[1:]) if shape is None else shape
+        return fill(self._x.new_empty((self._x.shape[0], *event)), purpose=purpose, **self._counter)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normals (n, *shape), or like x without a shape."""
+        return self._draw("normal", shape or None, "proposal", normal_)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniforms in (0, 1] (n, *shape), or like x without a shape."""
+        return self._draw("uniform", shape or None, "proposal_uniform", uniform_)
+
+
+Proposal = Callable[[Tensor, ProposalNoise], "Tensor | tuple[Tensor, Tensor]"]
+
+
+@dataclass(frozen=True)
+class MetropolisHastings(AcceptRejectSampler):
+    """x' ~ q(. | x);  accepted with probability min(1, exp((E(x) - E(x')) / T) q(x | x') / q(x' | x)).
+
+    Args:
+        propose: function (x, noise) -> x' for a symmetric proposal, or -> (x', log q(x | x') - log q(x' | x)), the latter (n,).
+            `noise.normal()` and `noise.uniform()` are the step's random numbers, see `ProposalNoise`.
+        temperature: T >= 0: a number, a tensor (n,), a tuple (one per step) or a callable from the index of the step.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind, or the proposal returns wrong shapes.
+
+    Source: Hastings 1970.
+
+    Example: a multiplicative random walk on x > 0 is
+    `MetropolisHastings(lambda x, noise: (x * (y := 0.3 * noise.normal()).exp(), y.sum(-1)))`.
+    """
+
+    propose: Proposal
+    temperature: Coefficient = 1.0
+
+    def __post_init__(self) -> None:
+        if not callable(self.propose):
+            raise TypeError(f"propose must be a function (x, noise) -> x' or (x', log ratio), got {type(self.propose).__name__}")
+        self._check()
+
+    def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
+                   rng: Tensor | None) -> Transition:  # fmt: skip
+        return MetropolisHastingsTransition(self, energy, state, backend=backend, rng=rng)
+
+
+class MetropolisHastingsTransition(AcceptReject):
+    def step_size(self, age: int) -> Any:
+        return 0.0
+
+    def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
+        return {"beta": beta}
+
+    def propose(self, k: int, age: int) -> None:
+        state, counter = self.state, self.counter(k)
+        with torch.no_grad():
+            answer = self.sampler.propose(state.x, ProposalNoise(state.x, counter))
+        proposal, ratio = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+        n = state.x.shape[0]
+        if not isinstance(proposal, Tensor) or proposal.shape != state.x.shape or proposal.dtype != state.x.dtype:
+            got = f"{tuple(proposal.shape)}, {proposal.dtype}" if isinstance(proposal, Tensor) else type(proposal).__name__
+            raise ValueError(f"propose must return x' of shape {tuple(state.x.shape)}, {state.x.dtype}, got {got}")
+        if ratio is not None and (not isinstance(ratio, Tensor) or ratio.shape != (n,)):
+            got = str(tuple(ratio.shape)) if isinstance(ratio, Tensor) else type(ratio).__name__
+            raise ValueError(f"propose must return the log ratio with shape ({n},), one number per chain, got {got}")
+        if proposal.data_ptr() == state.x.data_ptr():
+            raise ValueError("propose changed x in place; return a new tensor")
+        proposal = proposal.contiguous()
+        metropolis_(state.x, proposal, state.extra["energy"], self.energy.value(proposal), beta=self.coefficients(age)["beta"],
+                    log_ratio=None if ratio is None else ratio.double().contiguous(), counters=self.counters,
+                    **counter)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class IndependenceMetropolis(AcceptRejectSampler):
+    """x' ~ q, whatever x is;  accepted with probability min(1, exp((E(x) - E(x')) / T) q(x) / q(x')).
+
+    Good where q is close to the target and has heavier tails; the acceptance is then near 1 and successive states nearly
+    independent.
+
+    Args:
+        draw: function noise -> x' (n, *event), from `noise.normal()` and `noise.uniform()`, see `ProposalNoise`.
+        log_prob: function x -> log q(x), (n,), up to a constant.
+        temperature: as `MetropolisHastings`.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind, or the functions return wrong shapes.
+
+    Source: Hastings 1970; Tierney 1994.
+    """
+
+    draw: Callable[[ProposalNoise], Tensor]
+    log_prob: Callable[[Tensor], Tensor]
+    temperature: Coefficient = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("draw", "log_prob"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"{name} must be a function, got {type(getattr(self, name)).__name__}")
+        self._check()
+
+    @classmethod
+    def gaussian(cls, mean: Tensor | float, std: Tensor | float, temperature: Coefficient = 1.0) -> IndependenceMetropolis:
+        """q = N(mean, std^2), elementwise."""
+
+        def log_prob(x: Tensor) -> Tensor:
+            return -0.5 * ((x - mean) / std).square().flatten(1).sum(1)
+
+        return cls(lambda noise: noise.normal() * std + mean, log_prob, temperature)
+
+    def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
+                   rng: Tensor | None) -> Transition:  # fmt: skip
+        def propose(x: Tensor, noise: ProposalNoise) -> tuple[Tensor, Tensor]:
+            proposal = self.draw(noise)
+            return proposal, self.log_prob(x) - self.log_prob(proposal)
+
+        inner = MetropolisHastings(propose, self.temperature)
+        return MetropolisHastingsTransition(inner, energy, state, backend=backend, rng=rng)

@@ -1,0 +1,182 @@
+"""Underdamped (kinetic) Langevin dynamics, BAOAB."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.energy import EnergyFunction
+from ..engine.state import ChainState, StepInfo, no_divergence
+from ..ops import checks
+from ..ops.baoab import baoab_
+from ..ops.leapfrog import leapfrog_
+from ..ops.noise import normal_
+from ..ops.norm import event_norm
+from .base import Sampler, Transition, at_age, check_coefficient, is_schedule
+
+_LARGEST_NORMAL = 6.77  # sqrt(66 ln 2), see csrc/core/normal.h
+
+
+@dataclass(frozen=True)
+class UnderdampedLangevin(Sampler):
+    """dx = M^-1 p dt, dp = -grad E dt - friction p dt + sqrt(2 friction T M) dW, by BAOAB: half kick, half drift, friction and
+    noise (p <- c p + sqrt((1 - c^2) T) z, c = exp(-friction e)), half drift, half kick.
+
+    One gradient a step. The bias of positions is of order e^2, on Gaussian targets zero; `GHMC` is its exact form.
+
+    Args:
+        step_size: e: a number, or a tensor () or (n,).
+        friction: gamma >= 0, per unit of time; 0 is Hamiltonian dynamics without noise.
+        temperature: T >= 0: a number, a tensor (n,), a tuple (one per step) or a callable from the index of the step.
+        inverse_mass: diagonal M^-1 (*event), an estimate of the target's variances; None for 1.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind or range.
+
+    Source: Leimkuhler and Matthews 2013; Leimkuhler, Matthews and Stoltz 2016.
+    """
+
+    step_size: float | Tensor
+    friction: float = 1.0
+    temperature: float | Tensor | Sequence[float] | Callable[[int], float] = 1.0
+    inverse_mass: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if is_schedule(self.step_size):
+            raise TypeError("step_size must be a number or a tensor () or (n,)")
+        check_coefficient(self.step_size, "step_size")
+        check_coefficient(self.temperature, "temperature")
+        checks.number(self.friction, "friction", low=0.0)
+        if self.inverse_mass is not None and not isinstance(self.inverse_mass, Tensor):
+            raise TypeError(f"inverse_mass must be a tensor (*event), got {type(self.inverse_mass).__name__}")
+
+    def check_start(self, x: Any) -> None:
+        checks.exact_state(x, "x0")
+
+    def has_schedule(self) -> bool:
+        return is_schedule(self.temperature)
+
+    def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
+                   rng: Tensor | None) -> Transition:  # fmt: skip
+        return UnderdampedTransition(self, energy, state, backend=backend, guard=guard, track=track, rng=rng)
+
+
+class UnderdampedTransition(Transition):
+    """The last half kick of a step rides on the first of the next where nothing lies between the two; the chain is the same."""
+
+    def __init__(self, sampler: UnderdampedLangevin, energy: EnergyFunction, state: ChainState, *, backend: str | None,
+                 guard: bool, track: bool, rng: Tensor | None) -> None:  # fmt: skip
+        self.sampler, self.energy, self.state = sampler, energy, state
+        self.backend, self.guard, self.track, self.rng = backend, guard, track, rng
+        x = state.x
+        if guard and state.divergence_step is None:
+            state.divergence_step = no_divergence(x)
+        if not {"momentum", "energy", "grad"} <= state.extra.keys():
+            counter: dict[str, Any] = {"rng": rng} if rng is not None else {"seed": state.seed, "step": state.step}
+            p = torch.zeros_like(x)
+            if x.numel():
+                normal_(p, purpose="init", chain_offset=state.chain_offset, backend=backend, **counter)
+                start = at_age(sampler.temperature, "temperature", state.age)
+                p *= start.sqrt().view(-1, *[1] * (x.ndim - 1)) if isinstance(start, Tensor) and start.ndim else math.sqrt(start)
+                e, g = energy.value_and_grad(x)
+            else:
+                e, g = x.new_zeros(x.shape[0]), torch.zeros_like(x)
+            state.extra.update(momentum=p, energy=e.to(x.dtype).clone(), grad=g.clone())
+        mass = sampler.inverse_mass
+        self.scale: Tensor | None = None
+        if mass is not None:
+            self.scale = mass.detach().to(x.device, x.dtype).sqrt().contiguous()
+            self._stretch = self.scale.max()
+        step = sampler.step_size
+        self.half = 0.5 * step
+        if isinstance(step, Tensor):
+            self.persistence: Any = torch.exp(-sampler.friction * step)
+            self.spread: Any = (1.0 - self.persistence.square()).sqrt()
+        else:
+            self.persistence = math.exp(-sampler.friction * step)
+            self.spread = math.sqrt(-math.expm1(-2.0 * sampler.friction * step))
+        self._norm_sum = torch.zeros(x.shape[:1] if track else 0, dtype=torch.float64, device=x.device)
+        self.reset_stats()
+
+    def reset_stats(self) -> None:
+        self._norm_sum.zero_()
+        self.gradients = 0
+
+    def grad_norm(self) -> Tensor:
+        return self._norm_sum / max(self.gradients, 1)
+
+    def energy_now(self) -> Tensor:
+        return self.state.extra["energy"]
+
+    def exchangeable(self) -> tuple[Tensor, Tensor | None]:
+        return self.state.extra["energy"], self.state.extra["grad"]
+
+    def hamiltonian_now(self) -> Tensor:
+        p = self.state.extra["momentum"]
+        return self.energy_now().double() + 0.5 * event_norm(p, backend=self.backend).double().square()
+
+    def info(self) -> StepInfo:
+        diverged = self.state.diverged if self.guard else torch.zeros_like(self.energy_now(), dtype=torch.bool)
+        return StepInfo(self.energy_now().clone(), self.grad_norm(), diverged)
+
+    def _noise_std(self, age: int) -> Any:
+        T = at_age(self.sampler.temperature, "temperature", age)
+        if isinstance(T, Tensor):
+            return self.spread * T.sqrt()
+        return self.spread * math.sqrt(checks.number(T, "temperature", low=0.0))
+
+    def advance(self, num_steps: int) -> None:
+        state, extra = self.state, self.state.extra
+        if state.x.numel() and num_steps:
+            kicks = 1
+            for k in range(num_steps):
+                noise_std = self._noise_std(state.age + k)
+                active = None
+                if self.guard:
+                    self._mark(noise_std, k)
+                    active = ~state.diverged
+                counter: dict[str, Any] = {"seed": state.seed, "step": state.step + k}
+                if self.rng is not None:
+                    counter = {"seed": 0, "step": k, "rng": self.rng}
+                baoab_(state.x, extra["momentum"], extra["grad"], kick=self.half, drift=self.half, persistence=self.persistence,
+                       noise_std=noise_std, kicks=kicks, scale=self.scale, active=active, chain_offset=state.chain_offset,
+                       backend=self.backend, **counter)  # fmt: skip
+                energy, grad = self.energy.value_and_grad(state.x)
+                extra["energy"].copy_(energy)
+                extra["grad"].copy_(grad)
+                self.gradients += 1
+                if self.track:
+                    self._norm_sum += event_norm(grad, backend=self.backend)
+                kicks = 2
+            self._last_kick()
+        if self.rng is not None:
+            self.rng[1].add_(num_steps)
+        state.step += num_steps
+        state.age += num_steps
+
+    def _last_kick(self) -> None:
+        extra = self.state.extra
+        grad = extra["grad"]
+        if self.guard:  # a frozen chain's momentum stays what it is, and finite
+            grad = grad.masked_fill(self.state.diverged.view(-1, *[1] * (grad.ndim - 1)), 0.0)
+        leapfrog_(self.state.x, extra["momentum"], grad, kick=self.half, drift=0.0, scale=self.scale, backend=self.backend)
+
+    def _mark(self, noise_std: Any, k: int) -> None:
+        """Freeze chains whose energy or gradient is not finite or whose next state could leave the dtype's range."""
+        state, extra = self.state, self.state.extra
+        assert state.divergence_step is not None
+        sizes = [event_norm(t, backend=self.backend) for t in (state.x, extra["momentum"], extra["grad"])]
+        stretch = 1.0 if self.scale is None else self._stretch
+        momentum = sizes[1] + 2.0 * self.half * stretch * sizes[2] + _LARGEST_NORMAL * noise_std
+        reach = sizes[0] + 2.0 * self.half * stretch * momentum
+        fine = torch.isfinite(extra["energy"]) & (reach <= torch.finfo(state.x.dtype).max)
+        newly = ~(fine | state.diverged)
+        if self.rng is not None:
+            state.divergence_step.copy_(torch.where(newly, self.rng[1] + k, state.divergence_step))
+        else:
+            state.divergence_step.masked_fill_(newly, state.step + k)
