@@ -35,7 +35,7 @@ NoiseParams noise_params(Pointer out, int64_t chains, int64_t dim, int dtype, in
 
 LangevinParams langevin_params(Pointer x, Pointer grad, Pointer velocity, int64_t chains, int64_t dim, int dtype,
                                double step_size, double noise_std, Pointer step_size_at, int64_t step_size_stride,
-                               Pointer noise_std_at, int64_t noise_std_stride, Pointer grad_scale, Pointer active,
+                               Pointer noise_std_at, int64_t noise_std_stride, Pointer grad_scale, Pointer active, Pointer scale,
                                double momentum, double prior_precision, double grad_clip, double step_lo, double step_hi,
                                double noise_lo, double noise_hi, uint64_t seed, uint64_t step, uint32_t purpose,
                                uint32_t chain_offset, Pointer rng) {
@@ -46,7 +46,7 @@ LangevinParams langevin_params(Pointer x, Pointer grad, Pointer velocity, int64_
     p.step_size = step_size, p.noise_std = noise_std;
     p.step_size_at = at<const void>(step_size_at), p.step_size_stride = step_size_stride;
     p.noise_std_at = at<const void>(noise_std_at), p.noise_std_stride = noise_std_stride;
-    p.grad_scale = at<const void>(grad_scale), p.active = at<const uint8_t>(active);
+    p.grad_scale = at<const void>(grad_scale), p.active = at<const uint8_t>(active), p.scale = at<const void>(scale);
     p.momentum = momentum, p.prior_precision = prior_precision, p.grad_clip = grad_clip;
     p.step_lo = step_lo, p.step_hi = step_hi, p.noise_lo = noise_lo, p.noise_hi = noise_hi;
     return p;
@@ -56,14 +56,58 @@ NormParams norm_params(Pointer x, Pointer out, int64_t chains, int64_t dim, int 
     return {chains, dim, static_cast<DType>(dtype), at<const void>(x), at<void>(out)};
 }
 
-Coefficient coefficient(double value, Pointer values, int64_t chain_stride, int64_t step_stride) {
+ProposalParams proposal_params(Pointer x, Pointer proposal, Pointer momentum, Pointer grad, Pointer scale, Pointer kinetic,
+                               int64_t chains, int64_t dim, int dtype, double kick, Pointer kick_at, int64_t kick_stride,
+                               double drift, Pointer drift_at, int64_t drift_stride, double persistence, uint64_t seed,
+                               uint64_t step, uint32_t purpose, uint32_t chain_offset, Pointer rng) {
+    ProposalParams p{};
+    p.stream = {seed, step, purpose, chain_offset, at<const int64_t>(rng)};
+    p.chains = chains, p.dim = dim, p.dtype = static_cast<DType>(dtype);
+    p.x = at<const void>(x), p.proposal = at<void>(proposal), p.momentum = at<void>(momentum);
+    p.grad = at<const void>(grad), p.scale = at<const void>(scale), p.kinetic = at<double>(kinetic);
+    p.kick = {kick, at<const void>(kick_at), kick_stride}, p.drift = {drift, at<const void>(drift_at), drift_stride};
+    p.persistence = persistence;
+    return p;
+}
+
+LeapfrogParams leapfrog_params(Pointer x, Pointer momentum, Pointer grad, Pointer scale, int64_t chains, int64_t dim, int dtype,
+                               double kick, Pointer kick_at, int64_t kick_stride, double drift, Pointer drift_at,
+                               int64_t drift_stride) {
+    LeapfrogParams p{};
+    p.chains = chains, p.dim = dim, p.dtype = static_cast<DType>(dtype);
+    p.x = at<void>(x), p.momentum = at<void>(momentum), p.grad = at<const void>(grad), p.scale = at<const void>(scale);
+    p.kick = {kick, at<const void>(kick_at), kick_stride}, p.drift = {drift, at<const void>(drift_at), drift_stride};
+    return p;
+}
+
+MetropolisParams metropolis_params(Pointer x, Pointer proposal, Pointer energy, Pointer proposal_energy, Pointer grad,
+                                   Pointer proposal_grad, Pointer momentum, Pointer momentum_before, Pointer kinetic,
+                                   Pointer scale, Pointer log_ratio, Pointer counters, int64_t chains, int64_t dim, int dtype,
+                                   double kick, Pointer kick_at, int64_t kick_stride, double beta, Pointer beta_at,
+                                   int64_t beta_stride, double max_error, uint64_t seed, uint64_t step, uint32_t purpose,
+                                   uint32_t chain_offset, Pointer rng) {
+    MetropolisParams p{};
+    p.stream = {seed, step, purpose, chain_offset, at<const int64_t>(rng)};
+    p.chains = chains, p.dim = dim, p.dtype = static_cast<DType>(dtype);
+    p.x = at<void>(x), p.proposal = at<const void>(proposal);
+    p.energy = at<void>(energy), p.proposal_energy = at<const void>(proposal_energy);
+    p.grad = at<void>(grad), p.proposal_grad = at<const void>(proposal_grad);
+    p.momentum = at<void>(momentum), p.momentum_before = at<const void>(momentum_before);
+    p.kinetic = at<const double>(kinetic), p.scale = at<const void>(scale), p.log_ratio = at<const double>(log_ratio);
+    p.counters = at<double>(counters);
+    p.kick = {kick, at<const void>(kick_at), kick_stride}, p.beta = {beta, at<const void>(beta_at), beta_stride};
+    p.max_error = max_error;
+    return p;
+}
+
+Schedule schedule(double value, Pointer values, int64_t chain_stride, int64_t step_stride) {
     return {value, at<const float>(values), chain_stride, step_stride};
 }
 
 ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer grad, Pointer momentum, Pointer scale,
                          Pointer leapfrogs_at, Pointer divergence_step, Pointer norm_sum, Pointer samples, Pointer energies,
-                         Pointer hamiltonians, Pointer counters, Pointer mean, Pointer squares, Pointer rng, Coefficient step_size,
-                         Coefficient noise_std, Coefficient beta, Coefficient persistence, int64_t chains, int64_t dim,
+                         Pointer hamiltonians, Pointer counters, Pointer mean, Pointer squares, Pointer rng, Schedule step_size,
+                         Schedule noise_std, Schedule beta, Schedule persistence, int64_t chains, int64_t dim,
                          int energy_kind, std::vector<int64_t> integers, int transition, int64_t steps, int64_t thin,
                          int64_t count, int64_t leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard,
                          std::vector<double> numbers, uint64_t seed, uint64_t step, uint32_t chain_offset) {
@@ -82,7 +126,7 @@ ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer 
     p.carried = carried, p.finish = finish, p.flip = flip, p.noise_first = noise_first, p.guard = guard;
     const double* n = numbers.data();
     p.max_error = n[0], p.heavy_ball = n[1], p.prior_precision = n[2], p.grad_clip = n[3], p.grad_clip_norm = n[4];
-    p.step_lo = n[5], p.step_hi = n[6], p.noise_lo = n[7], p.noise_hi = n[8];
+    p.step_lo = n[5], p.step_hi = n[6], p.noise_lo = n[7], p.noise_hi = n[8], p.offset = n[9];
     return p;
 }
 
@@ -114,7 +158,10 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "noise_cpu", noise_params, noise_cpu);
     bind(m, "langevin_cpu", langevin_params, langevin_cpu);
     bind(m, "norm_cpu", norm_params, norm_cpu);
-    py::class_<Coefficient>(m, "Coefficient").def(py::init(&coefficient));
+    bind(m, "proposal_cpu", proposal_params, proposal_cpu);
+    bind(m, "leapfrog_cpu", leapfrog_params, leapfrog_cpu);
+    bind(m, "metropolis_cpu", metropolis_params, metropolis_cpu);
+    py::class_<Schedule>(m, "Schedule").def(py::init(&schedule));
     bind(m, "chain_cpu", chain_params, chain_cpu);
     m.def("math_cpu", [](int function, Pointer x, Pointer y, int64_t n) { math_cpu(function, at<const float>(x), at<float>(y), n); });
     m.def("available_isas", available_isas);

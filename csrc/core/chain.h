@@ -14,7 +14,7 @@ enum class TransitionKind : int { langevin, random_walk, hmc, baoab };
 constexpr int COUNTERS = 5;      // as ops/metropolis.py
 
 // A number, or float32 values for each chain and/or each step: value of chain i at step t = at[i * chain_stride + t * step_stride].
-struct Coefficient {
+struct Schedule {
     double value;
     const float* at;             // or null
     int64_t chain_stride, step_stride;
@@ -28,13 +28,14 @@ struct ChainParams {
     int64_t integers[4];         // the descriptor's
     const float* parameters;     // the descriptor's, float32
     float* x;                    // # (n, *event), replaced by the state after the last step
-    float* energy;               // # (n,) or null: E at x, without the descriptor's offset
+    double offset;               // E = native value + offset
+    float* energy;               // # (n,) or null: E at x
     float* grad;                 // # (n, *event) or null: gradient at x
     float* momentum;             // # (n, *event) or null: whitened momentum, or the heavy ball's velocity
     const float* scale;          // # (*event) or null: sigma
     bool carried;                // energy and grad hold the values at x when the call begins
     bool finish;                 // energy and grad are wanted when the call ends (accept/reject samplers have them anyway)
-    Coefficient step_size, noise_std, beta, persistence;
+    Schedule step_size, noise_std, beta, persistence;
     int64_t leapfrogs;
     const int32_t* leapfrogs_at; // # (steps,) or null: length of each trajectory
     bool flip;                   // momentum persists: -p on rejection (generalised HMC)

@@ -18,6 +18,13 @@ struct Stream {
     const int64_t* rng;       // (2,) device tensor [seed, step]; then `seed` is unused and `step` is added to rng[1]
 };
 
+// A number, or a tensor in the state's type: () with stride 0 or (n,) with stride 1.
+struct Coefficient {
+    double value;
+    const void* at;           // null: `value`
+    int64_t stride;
+};
+
 struct NoiseParams {
     Stream stream;
     int64_t chains, dim;
@@ -41,6 +48,7 @@ struct LangevinParams {
     const void* noise_std_at;
     const void* grad_scale;   // # (n,) or null
     const uint8_t* active;    // # (n,) or null: chains with 0 are left alone
+    const void* scale;        // # (*event) or null: s scale^2 and n scale in place of s and n
     int64_t step_size_stride, noise_std_stride;
     double momentum, prior_precision, grad_clip;   // grad_clip = inf: none
     double step_lo, step_hi, noise_lo, noise_hi;   // -inf, inf: none
@@ -52,6 +60,92 @@ struct NormParams {
     DType dtype;
     const void* x;            // # (n, *event)
     void* out;                // # (n,) float32, or float64 for a float64 x
+};
+
+// p = c p + sqrt(1 - c^2) z;  K = |p|^2 / 2;  p -= kick scale g;  proposal = x + drift scale p
+struct ProposalParams {
+    Stream stream;
+    int64_t chains, dim;
+    DType dtype;              // float32 or float64, here and below
+    const void* x;            // # (n, *event)
+    void* proposal;           // # (n, *event) or null
+    void* momentum;           // # (n, *event) or null
+    const void* grad;         // # (n, *event) or null: no kick
+    const void* scale;        // # (*event) or null: 1
+    double* kinetic;          // # (n,) or null
+    Coefficient kick, drift;
+    double persistence;       // c
+};
+
+// p -= kick scale g;  x += drift scale p
+struct LeapfrogParams {
+    int64_t chains, dim;
+    DType dtype;
+    void* x;                  // # (n, *event)
+    void* momentum;           // # (n, *event)
+    const void* grad;         // # (n, *event)
+    const void* scale;        // # (*event) or null
+    Coefficient kick, drift;
+};
+
+// p' = p - kick scale g';  a = beta (E - E') + K - |p'|^2 / 2 + r;  where log u <= a: x, E, g = x', E', g'
+struct MetropolisParams {
+    Stream stream;
+    int64_t chains, dim;
+    DType dtype;
+    void* x;                  // # (n, *event)
+    const void* proposal;     // # (n, *event)
+    void* energy;             // # (n,)
+    const void* proposal_energy;   // # (n,)
+    void* grad;               // # (n, *event) or null
+    const void* proposal_grad;     // # (n, *event) or null
+    void* momentum;           // # (n, *event) or null: no kinetic energy
+    const void* momentum_before;   // # (n, *event) or null: momentum is left alone
+    const double* kinetic;    // # (n,) or null: 0
+    const void* scale;        // # (*event) or null
+    const double* log_ratio;  // # (n,) or null: 0
+    double* counters;         // # (n, 5) or null
+    Coefficient kick, beta;
+    double max_error;
+};
+
+// p -= kick scale g (`kicks` times);  x += drift scale p;  p = persistence p + noise_std z;  x += drift scale p
+struct BaoabParams {
+    Stream stream;
+    int64_t chains, dim;
+    DType dtype;
+    void* x;                  // # (n, *event)
+    void* momentum;           // # (n, *event)
+    const void* grad;         // # (n, *event)
+    const void* scale;        // # (*event) or null
+    const uint8_t* active;    // # (n,) or null
+    Coefficient kick, drift, persistence, noise_std;
+    int kicks;
+};
+
+// Replicas j and j + 1 change places where log u_j <= (beta_j - beta_{j+1}) (E_j - E_{j+1}), for j = parity, parity + 2, ...
+struct SwapParams {
+    Stream stream;
+    int64_t chains, replicas, dim;
+    DType dtype;
+    void* x;                  // # (n, r, *event)
+    void* energy;             // # (n, r)
+    const double* betas;      // # (r,)
+    void* grad;               // # (n, r, *event) or null
+    int64_t* labels;          // # (n, r) or null
+    double* counters;         // # (n, r - 1, 2) or null
+    int parity;
+};
+
+// d = x - mean;  mean += d / count;  squares += d (x - mean)
+struct MomentsParams {
+    int64_t chains, dim;
+    DType dtype;
+    const void* x;            // # (n, *event)
+    void* mean;               // # (n, *event)
+    void* squares;            // # (n, *event)
+    const int64_t* count_at;  // # () or null
+    int64_t count;
 };
 
 }  // namespace ebm_fast

@@ -159,38 +159,36 @@ HD inline void hmc_step(Machine& machine, const ChainParams& c, const Arrays<V>&
 }
 
 // Langevin's and BAOAB's guard: chains whose energy is not finite, or whose next state could leave float32's range, are frozen.
-//   |x'| <= (1 + drift p) |x| + s |g| + m |v| + 6.77 n.   A bound through the largest elements settles the usual case.
+// Where all elements and coefficients are far from that range nothing more is looked at.
 template <class V, int G, class Machine>
-HD inline void freeze(Machine& machine, const ChainParams& c, const Arrays<V>& a, const V* grad, const Numbers<V, G>& now,
-                      int64_t t, Status<V, G>& status) {
+HD inline void freeze(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, int64_t t,
+                      Status<V, G>& status) {
     const int dim = static_cast<int>(c.dim);
     using I = typename Bits<V>::type;
     I most[G] = {};
-    const V* speed = c.heavy_ball != 0.0 || c.transition == TransitionKind::baoab ? a.momentum : nullptr;
     for (int i = 0; i < dim; ++i)
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
-            const I bx = float_to_bits(a.x[i * G + g]) & 0x7FFFFFFF, bg = float_to_bits(grad[i * G + g]) & 0x7FFFFFFF;
+            const I bx = float_to_bits(a.x[i * G + g]) & 0x7FFFFFFF, bg = float_to_bits(a.grad[i * G + g]) & 0x7FFFFFFF;
             most[g] = bx > most[g] ? bx : most[g];
             most[g] = bg > most[g] ? bg : most[g];
-            if (speed) {
-                const I bp = float_to_bits(speed[i * G + g]) & 0x7FFFFFFF;
+            if (c.momentum) {
+                const I bp = float_to_bits(a.momentum[i * G + g]) & 0x7FFFFFFF;
                 most[g] = bp > most[g] ? bp : most[g];
             }
         }
-    bool doubt = false;
+    bool doubt = machine.stretch > 1e3 || c.prior_precision > 1e3 || c.prior_precision < -1e3 || c.heavy_ball > 1e3;
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) {
-        // with all elements below 1e15 and coefficients below 1e9, no sum over fewer than 1e9 elements comes near 1e38
-        const auto small = (most[g] < 0x58635FA9) & finite_value(status.energy[g]) & (now.step_size[g] < broadcast<V>(1e9f)) &
-                           (now.noise_std[g] < broadcast<V>(1e9f));
-        doubt = doubt | any(small == 0);
+        const auto small = (most[g] < 0x58635FA9) & finite_value(status.energy[g]) & (now.step_size[g] < broadcast<V>(1e3f)) &
+                           (now.noise_std[g] < broadcast<V>(1e9f));      // 1e15 in the bits of a float
+        doubt = doubt || any(small == 0);
     }
-    if (doubt || c.prior_precision > 1e9 || c.heavy_ball > 1e9) machine.freeze_exactly(a, grad, now, t, status);
+    if (doubt) machine.freeze_exactly(a, now, t, status);
 }
 
 template <class V, int G>
-HD inline void add_norms(int dim, const V* grad, Status<V, G>& status, V (&norm)[G]) {
+HD inline void add_norms(int dim, const V* grad, bool of_frozen, Status<V, G>& status, V (&norm)[G]) {
     Sums<V, G> squares;
     for (int i = 0; i < dim; ++i)
         EBM_FAST_UNROLL
@@ -198,8 +196,8 @@ HD inline void add_norms(int dim, const V* grad, Status<V, G>& status, V (&norm)
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) {
         norm[g] = root(squares.at[g]);
-        status.norm_sum[g] =
-            status.norm_sum[g] + select(status.frozen[g], make_wide<V>(0.0), widen(norm[g]));
+        const auto seen = widen(norm[g]);
+        status.norm_sum[g] = status.norm_sum[g] + (of_frozen ? seen : select(status.frozen[g], make_wide<V>(0.0), seen));
     }
 }
 
@@ -266,9 +264,9 @@ HD inline void langevin_step(Machine& machine, const ChainParams& c, const Array
         else machine.template evaluate<GRAD>(a.x, a.grad, status.energy);
         z = nullptr;
     }
-    if (c.guard) freeze<V, G>(machine, c, a, a.grad, now, t, status);
+    if (c.guard) freeze<V, G>(machine, c, a, now, t, status);
     if (c.norm_sum || c.grad_clip_norm < __builtin_inf()) {
-        add_norms<V, G>(dim, a.grad, status, norm);
+        add_norms<V, G>(dim, a.grad, false, status, norm);
         if (c.grad_clip_norm < __builtin_inf()) {
             const V bound = broadcast<V>(c.grad_clip_norm), floor = broadcast<V>(c.grad_clip_norm > 0.0 ? c.grad_clip_norm : 1.0);
             EBM_FAST_UNROLL
@@ -285,11 +283,10 @@ HD inline void baoab_step(Machine& machine, const ChainParams& c, const Arrays<V
     const int dim = static_cast<int>(c.dim);
     V* z = a.proposal;
     machine.normals(z, t, PURPOSE_MOMENTUM);
-    if (c.guard) freeze<V, G>(machine, c, a, a.grad, now, t, status);
+    if (c.guard) freeze<V, G>(machine, c, a, now, t, status);
     V half[G], norm[G];
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) half[g] = broadcast<V>(0.5f) * now.step_size[g];
-    if (c.norm_sum) add_norms<V, G>(dim, a.grad, status, norm);
     for (int i = 0; i < dim; ++i) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL
@@ -302,6 +299,7 @@ HD inline void baoab_step(Machine& machine, const ChainParams& c, const Arrays<V
         }
     }
     machine.template evaluate<BOTH>(a.x, a.grad, status.energy);
+    if (c.norm_sum) add_norms<V, G>(dim, a.grad, true, status, norm);
     for (int i = 0; i < dim; ++i) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL

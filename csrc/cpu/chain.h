@@ -136,6 +136,7 @@ struct ChainTile {
     const KeyTable& keys;
     const Counter key;
     F* scratch;
+    double stretch = 1.0;      // largest element of the scale
     U chains[G];
     Numbers<F, G> now;
 
@@ -151,10 +152,18 @@ struct ChainTile {
         uint32_t lanes[G * W];
         for (int lane = 0; lane < G * W; ++lane) lanes[lane] = static_cast<uint32_t>(index.chain(lane)) + key.chain_offset;
         std::memcpy(chains, lanes, sizeof chains);
+        if (c.scale) {
+            stretch = 0.0;
+            for (int64_t i = 0; i < c.dim; ++i) stretch = c.scale[i] > stretch ? c.scale[i] : stretch;
+        }
     }
 
     // The machine of core/transition.h
-    template <int MODE> void evaluate(const F* x, F* grad, F* e) { energy.of[MODE](view, x, grad, e, scratch); }
+    template <int MODE> void evaluate(const F* x, F* grad, F* e) {
+        energy.of[MODE](view, x, grad, e, scratch);
+        if (MODE & VALUE)
+            for (int g = 0; g < G; ++g) e[g] += broadcast<F>(c.offset);
+    }
     static uint32_t low(uint64_t step) { return static_cast<uint32_t>(step); }
     uint64_t step_of(int64_t t) const { return first_step() + static_cast<uint64_t>(t); }
     uint64_t first_step() const { return c.stream.rng ? static_cast<uint64_t>(c.stream.rng[1]) + c.stream.step : c.stream.step; }
@@ -173,27 +182,30 @@ struct ChainTile {
                 out[g + k] = log_unit<F, I>(word_to_uniform<F, U>(group_of(counter[0], k)));
         }
     }
-    // Rare: sums in float64, chain by chain.
-    void freeze_exactly(const Arrays<F>& a, const F* grad, const Numbers<F, G>& at, int64_t t, Status<F, G>& status) {
-        const bool speed = c.heavy_ball != 0.0 || c.transition == TransitionKind::baoab;
+    // Rare: norms in float64, chain by chain. |x'| <= (1 + s p) |x| + s |g| + m |v| + 6.77 n of Langevin, and for BAOAB
+    // |x| + e (|p| + e |g| + 6.77 n); with a scale, s sigma^2, n sigma and e sigma of its largest element.
+    void freeze_exactly(const Arrays<F>& a, const Numbers<F, G>& at, int64_t t, Status<F, G>& status) {
+        const bool baoab = c.transition == TransitionKind::baoab;
+        constexpr double LARGEST_NORMAL = 6.77;            // sqrt(66 ln 2), see core/normal.h
         for (int lane = 0; lane < G * W; ++lane) {
             const int g = lane / W, k = lane % W;
             if (status.frozen[g][k]) continue;
-            double x2 = 0.0, g2 = 0.0, v2 = 0.0;
+            double x = 0.0, slope = 0.0, speed = 0.0;
             for (int i = 0; i < view.dim; ++i) {
-                const double x = a.x[i * G + g][k], slope = grad[i * G + g][k], v = speed ? a.momentum[i * G + g][k] : 0.0;
-                x2 += x * x, g2 += slope * slope, v2 += v * v;
+                const double xi = a.x[i * G + g][k], gi = a.grad[i * G + g][k], vi = c.momentum ? a.momentum[i * G + g][k] : 0.0f;
+                x += xi * xi, slope += gi * gi, speed += vi * vi;
             }
-            double size = __builtin_sqrt(g2);
+            x = __builtin_sqrt(x), slope = __builtin_sqrt(slope), speed = __builtin_sqrt(speed);
             if (c.grad_clip < __builtin_inf()) {
                 const double most = c.grad_clip * __builtin_sqrt(static_cast<double>(view.dim));
-                size = size > most ? most : size;
-            } else if (c.grad_clip_norm < __builtin_inf() && size - size == 0.0) {
-                size = size > c.grad_clip_norm ? c.grad_clip_norm : size;
+                slope = slope > most ? most : slope;
+            } else if (c.grad_clip_norm < __builtin_inf() && slope - slope == 0.0) {
+                slope = slope > c.grad_clip_norm ? c.grad_clip_norm : slope;
             }
-            const double s = at.step_size[g][k], n = at.noise_std[g][k], drag = __builtin_fabs(c.prior_precision);
-            const double v = __builtin_fabs(c.transition == TransitionKind::baoab ? 1.0 : c.heavy_ball) * __builtin_sqrt(v2);
-            const double reach = __builtin_sqrt(x2) * (1.0 + s * drag) + s * size + v + 6.8 * n;
+            const double s = at.step_size[g][k], noise = LARGEST_NORMAL * at.noise_std[g][k], drag = __builtin_fabs(c.prior_precision);
+            const double reach = baoab ? x + s * stretch * (speed + s * stretch * slope + noise)
+                                       : x * (1.0 + s * stretch * stretch * drag) + s * stretch * stretch * slope +
+                                             __builtin_fabs(c.heavy_ball) * speed + stretch * noise;
             const float e = status.energy[g][k];
             if (e - e == 0.0f && reach <= 3.4028234663852886e38) continue;
             status.frozen[g][k] = -1;
@@ -202,7 +214,7 @@ struct ChainTile {
         }
     }
 
-    void numbers(const Coefficient& from, int64_t t, F (&to)[G]) const {
+    void numbers(const Schedule& from, int64_t t, F (&to)[G]) const {
         if (!from.at) {
             for (int g = 0; g < G; ++g) to[g] = broadcast<F>(from.value);
             return;
@@ -211,7 +223,7 @@ struct ChainTile {
             to[lane / W][lane % W] = from.at[index.chain(lane) * from.chain_stride + t * from.step_stride];
     }
     void numbers_at(int64_t t) {
-        const Coefficient* from[] = {&c.step_size, &c.noise_std, &c.beta, &c.persistence};
+        const Schedule* from[] = {&c.step_size, &c.noise_std, &c.beta, &c.persistence};
         F(*to[])[G] = {&now.step_size, &now.noise_std, &now.beta, &now.persistence};
         for (int k = 0; k < 4; ++k)
             if (t == 0 || (from[k]->at && from[k]->step_stride)) numbers(*from[k], t, *to[k]);

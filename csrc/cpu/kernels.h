@@ -1,4 +1,5 @@
-// What each instruction set offers: every op over a range of its units (blocks of the noise sequence, or chains).
+// What each instruction set offers: every op over a range of its units (blocks of the noise sequence, chains, or tiles of long
+// chains; see tiles.h), and those that sum over chains also in steps over the segments of one long chain.
 #pragma once
 #include "../core/params.h"
 
@@ -9,6 +10,13 @@ struct CpuKernels {
     void (*noise)(const NoiseParams&, int64_t begin, int64_t end);
     void (*langevin)(const LangevinParams&, int64_t begin, int64_t end);
     void (*norm)(const NormParams&, int64_t begin, int64_t end);
+    void (*proposal)(const ProposalParams&, int64_t begin, int64_t end);
+    void (*proposal_segments)(const ProposalParams&, int64_t chain, int64_t begin, int64_t end, double* sums);
+    void (*leapfrog)(const LeapfrogParams&, int64_t begin, int64_t end);
+    void (*metropolis)(const MetropolisParams&, int64_t begin, int64_t end);
+    void (*metropolis_segments)(const MetropolisParams&, int64_t chain, int64_t begin, int64_t end, double* sums);
+    bool (*metropolis_decide)(const MetropolisParams&, int64_t chain, double sum);
+    void (*metropolis_select)(const MetropolisParams&, int64_t chain, bool accepted, int64_t begin, int64_t end);
 };
 
 extern const CpuKernels baseline_kernels, avx2_kernels, avx512_kernels;

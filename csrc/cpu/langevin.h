@@ -7,7 +7,7 @@ EBM_FAST_CORE_BEGIN
 
 constexpr int64_t LONG_CHAIN = 4 * W;       // from here on, looping chain by chain beats spreading coefficients
 
-// Coefficients that differ from chain to chain, spread over the elements of a tile of short chains.
+// Coefficients that differ from chain to chain, spread over the elements of a tile of short chains; with `scale` of any chains.
 template <class S>
 struct SpreadCoefficients {
     S step_size[4 * TILE_BLOCKS + W], noise_std[4 * TILE_BLOCKS + W], grad_scale[4 * TILE_BLOCKS + W];
@@ -17,15 +17,22 @@ struct SpreadCoefficients {
         const S* steps = static_cast<const S*>(p.step_size_at);
         const S* noises = static_cast<const S*>(p.noise_std_at);
         const S* scales = static_cast<const S*>(p.grad_scale);
+        const S* sigma = static_cast<const S*>(p.scale);
         int64_t chain = from / p.dim, next = (chain + 1) * p.dim - from;
         for (int64_t i = 0; i < count; ++chain, next += p.dim) {
             const S step = steps ? steps[chain * p.step_size_stride] : static_cast<S>(p.step_size);
             const S noise = noises ? noises[chain * p.noise_std_stride] : static_cast<S>(p.noise_std);
             const S scale = scales ? scales[chain] : S(1);
             const uint8_t live = p.active ? p.active[chain] : 1;
-            for (const int64_t stop = next < count ? next : count; i < stop; ++i) {
-                step_size[i] = step, noise_std[i] = noise, grad_scale[i] = scale, active[i] = live;
+            const int64_t stop = next < count ? next : count;
+            if (sigma) {
+                const int64_t shift = p.dim - next;      // from an element's index in the tile to that in its event
+                for (int64_t k = i; k < stop; ++k)
+                    step_size[k] = step * sigma[k + shift] * sigma[k + shift], noise_std[k] = noise * sigma[k + shift];
+            } else {
+                for (int64_t k = i; k < stop; ++k) step_size[k] = step, noise_std[k] = noise;
             }
+            for (; i < stop; ++i) grad_scale[i] = scale, active[i] = live;
         }
     }
 };
@@ -109,7 +116,7 @@ template <class T>
 inline void langevin_tiles(const LangevinParams& p, int64_t begin, int64_t end) {
     alignas(64) float noise[4 * TILE_BLOCKS + SURPLUS] = {};
     SpreadCoefficients<typename Storage<T>::Scalar> spread;
-    const bool per_chain = p.step_size_at || p.noise_std_at || p.grad_scale || p.active;
+    const bool per_chain = p.step_size_at || p.noise_std_at || p.grad_scale || p.active || p.scale;
     const bool noisy = p.noise_std != 0.0 || p.noise_std_at;
     const Counter key = make_counter(p.stream);
     const KeyTable keys(key.keys);
@@ -123,7 +130,7 @@ inline void langevin_tiles(const LangevinParams& p, int64_t begin, int64_t end) 
         if (!per_chain) {
             noisy ? tile.template run<false, true>(from, count, noise, nullptr)
                   : tile.template run<false, false>(from, count, noise, nullptr);
-        } else if (p.dim >= LONG_CHAIN) {
+        } else if (p.dim >= LONG_CHAIN && !p.scale) {
             noisy ? tile.template run_rows<true>(from, count, noise) : tile.template run_rows<false>(from, count, noise);
         } else {
             spread.fill(p, from, count);

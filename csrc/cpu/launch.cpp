@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include "kernels.h"
 #include "parallel.h"
+#include "tiles.h"
 
 namespace ebm_fast {
 namespace {
@@ -24,7 +25,36 @@ const CpuKernels*& current() {
     return kernels;
 }
 
-int64_t blocks(int64_t chains, int64_t dim) { return chains * ((dim + 3) / 4); }
+int64_t blocks(int64_t chains, int64_t dim) { return chains * blocks_per_chain(dim); }
+
+// Elements that make a thread worth waking: those with noise cost about ten times as much.
+constexpr int64_t NOISY = 16384, PLAIN = 131072;
+
+int64_t grain_of_chains(int64_t elements, int64_t dim) { return elements / (dim > 0 ? dim : 1) + 1; }
+
+// Over chains, or tiles of long chains.
+template <class Body>
+void over_units(int64_t chains, int64_t dim, int64_t elements, int threads, const Body& body) {
+    if (dim > TILE) parallel_for(chains * tiles_of_chain(dim), elements / TILE, 1, threads, body);
+    else parallel_for(chains, grain_of_chains(elements, dim), chains_of_tile(dim), threads, body);
+}
+
+// Few long chains: each is then shared among the threads, segment by segment.
+bool shares_chains(int64_t chains, int64_t dim, int64_t elements, int threads) {
+    return threads > 1 && chains < 4 * threads && dim >= 2 * elements && dim > 2 * TILE;
+}
+
+template <class Body>
+void over_segments(int64_t dim, int64_t elements, int threads, const Body& body) {
+    const int64_t grain = elements / (tiles_of_segment(dim) * TILE);
+    parallel_for(segments_of_chain(dim), grain > 0 ? grain : 1, 1, threads, body);
+}
+
+double total(const double (&sums)[MOST_SEGMENTS], int64_t dim) {
+    double a = 0.0;
+    for (int64_t s = 0; s < segments_of_chain(dim); ++s) a += sums[s];
+    return a;
+}
 
 }  // namespace
 
@@ -43,6 +73,37 @@ void norm_cpu(const NormParams& p, int threads) {
     const CpuKernels* k = current();
     const int64_t grain = 65536 / (p.dim > 0 ? p.dim : 1) + 1;
     parallel_for(p.chains, grain, 1, threads, [&](int64_t b, int64_t e) { k->norm(p, b, e); });
+}
+
+void proposal_cpu(const ProposalParams& p, int threads) {
+    const CpuKernels* k = current();
+    const auto range = [&](int64_t b, int64_t e) { k->proposal(p, b, e); };
+    if (!p.kinetic) return over_units(p.chains, p.dim, NOISY, threads, range);
+    if (!shares_chains(p.chains, p.dim, NOISY, threads))
+        return parallel_for(p.chains, grain_of_chains(NOISY, p.dim), chains_of_tile(p.dim), threads, range);
+    double sums[MOST_SEGMENTS];
+    for (int64_t chain = 0; chain < p.chains; ++chain) {
+        over_segments(p.dim, NOISY, threads, [&](int64_t b, int64_t e) { k->proposal_segments(p, chain, b, e, sums); });
+        p.kinetic[chain] = 0.5 * total(sums, p.dim);
+    }
+}
+
+void leapfrog_cpu(const LeapfrogParams& p, int threads) {
+    const CpuKernels* k = current();
+    over_units(p.chains, p.dim, PLAIN, threads, [&](int64_t b, int64_t e) { k->leapfrog(p, b, e); });
+}
+
+void metropolis_cpu(const MetropolisParams& p, int threads) {
+    const CpuKernels* k = current();
+    if (!shares_chains(p.chains, p.dim, PLAIN, threads))
+        return parallel_for(p.chains, grain_of_chains(PLAIN, p.dim), chains_of_tile(p.dim), threads,
+                            [&](int64_t b, int64_t e) { k->metropolis(p, b, e); });
+    double sums[MOST_SEGMENTS];
+    for (int64_t chain = 0; chain < p.chains; ++chain) {
+        over_segments(p.dim, PLAIN, threads, [&](int64_t b, int64_t e) { k->metropolis_segments(p, chain, b, e, sums); });
+        const bool accepted = k->metropolis_decide(p, chain, total(sums, p.dim));
+        over_segments(p.dim, PLAIN, threads, [&](int64_t b, int64_t e) { k->metropolis_select(p, chain, accepted, b, e); });
+    }
 }
 
 std::vector<std::string> available_isas() {

@@ -9,6 +9,9 @@ namespace ebm_fast {
 void noise_cpu(const NoiseParams& params, int threads);
 void langevin_cpu(const LangevinParams& params, int threads);
 void norm_cpu(const NormParams& params, int threads);
+void proposal_cpu(const ProposalParams& params, int threads);
+void leapfrog_cpu(const LeapfrogParams& params, int threads);
+void metropolis_cpu(const MetropolisParams& params, int threads);
 void chain_cpu(const ChainParams& params, int threads);
 void math_cpu(int function, const float* x, float* y, int64_t n);      // of core/math.h, for tests
 

@@ -4,6 +4,7 @@
 #include "../core/normal.h"
 #include "../core/philox.h"
 #include "storage.h"
+#include "tiles.h"
 
 EBM_FAST_CORE_BEGIN
 
@@ -20,10 +21,6 @@ struct KeyTable {
     uint64_t first(int round) const { return keys[2 * round]; }
     uint64_t second(int round) const { return keys[2 * round + 1]; }
 };
-
-constexpr int64_t TILE_BLOCKS = 512;      // 2048 elements: 8 KiB of noise stay in L1
-
-inline int64_t blocks_per_chain(int64_t dim) { return (dim + 3) / 4; }
 
 // index in memory of the first element of a block of the sequence
 inline int64_t first_element(int64_t block, int64_t dim) {

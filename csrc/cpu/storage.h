@@ -76,8 +76,8 @@ inline void store(Half* p, F a) {
 }
 #endif
 
-// The last, partial vector goes through a full one on the stack, so that every element sees the same instructions
-// and its value does not depend on where a batch was cut.
+// The last, partial vector is a full one whose missing elements are zero and are not stored, so that every element sees the same
+// instructions and its value does not depend on where a batch was cut.
 template <class T>
 inline auto load_part(const T* p, int64_t count) {
     T part[W] = {};
@@ -90,5 +90,50 @@ inline void store_part(T* p, V a, int64_t count) {
     store(part, a);
     std::memcpy(p, part, static_cast<size_t>(count) * sizeof(T));
 }
+
+#if defined(__AVX512F__)
+inline F load_part(const float* p, int64_t count) {
+    return (F)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+}
+inline void store_part(float* p, F a, int64_t count) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), (__m512)a);
+}
+inline D load_part(const double* p, int64_t count) {
+    const unsigned mask = (1u << count) - 1;
+    const __m512d half[2] = {_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p),
+                             _mm512_maskz_loadu_pd(static_cast<__mmask8>(mask >> 8), p + 8)};
+    D a;
+    std::memcpy(&a, half, sizeof a);
+    return a;
+}
+inline void store_part(double* p, D a, int64_t count) {
+    const unsigned mask = (1u << count) - 1;
+    __m512d half[2];
+    std::memcpy(half, &a, sizeof a);
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), half[0]);
+    _mm512_mask_storeu_pd(p + 8, static_cast<__mmask8>(mask >> 8), half[1]);
+}
+#elif defined(__AVX2__)
+inline __m256i mask_of(int64_t count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline __m256i wide_mask_of(int64_t count) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+inline F load_part(const float* p, int64_t count) { return (F)_mm256_maskload_ps(p, mask_of(count)); }
+inline void store_part(float* p, F a, int64_t count) { _mm256_maskstore_ps(p, mask_of(count), (__m256)a); }
+inline D load_part(const double* p, int64_t count) {
+    const __m256d half[2] = {_mm256_maskload_pd(p, wide_mask_of(count)), _mm256_maskload_pd(p + 4, wide_mask_of(count - 4))};
+    D a;
+    std::memcpy(&a, half, sizeof a);
+    return a;
+}
+inline void store_part(double* p, D a, int64_t count) {
+    __m256d half[2];
+    std::memcpy(half, &a, sizeof a);
+    _mm256_maskstore_pd(p, wide_mask_of(count), half[0]);
+    _mm256_maskstore_pd(p + 4, wide_mask_of(count - 4), half[1]);
+}
+#endif
 
 EBM_FAST_CORE_END

@@ -52,14 +52,16 @@ __global__ void __launch_bounds__(THREADS)
             if (p.step_size_at) c.step_size = static_cast<const V*>(p.step_size_at)[at.chain * p.step_size_stride];
             if (p.noise_std_at) c.noise_std = static_cast<const V*>(p.noise_std_at)[at.chain * p.noise_std_stride];
             if (p.grad_scale) c.grad_scale = static_cast<const V*>(p.grad_scale)[at.chain];
-            if (!p.grad) {
-                for (int k = 0; k < 4; ++k) x[k] = langevin_noise(x[k], V(z[k]), c);
-            } else if (p.velocity) {
-                for (int k = 0; k < 4; ++k) x[k] = langevin_update_heavy_ball(x[k], grad[k], V(z[k]), velocity[k], c);
-                store4<WHOLE>(static_cast<T*>(p.velocity) + from, count, velocity);
-            } else {
-                for (int k = 0; k < 4; ++k) x[k] = langevin_update(x[k], grad[k], V(z[k]), c);
+            V sigma[4] = {V(1), V(1), V(1), V(1)};
+            if (p.scale) load4<WHOLE>(static_cast<const V*>(p.scale) + at.block * int64_t(4), count, sigma);
+            for (int k = 0; k < 4; ++k) {
+                LangevinCoefficients<V> here = c;
+                here.step_size = c.step_size * sigma[k] * sigma[k], here.noise_std = c.noise_std * sigma[k];
+                x[k] = !p.grad      ? langevin_noise(x[k], V(z[k]), here)
+                       : p.velocity ? langevin_update_heavy_ball(x[k], grad[k], V(z[k]), velocity[k], here)
+                                    : langevin_update(x[k], grad[k], V(z[k]), here);
             }
+            if (p.grad && p.velocity) store4<WHOLE>(static_cast<T*>(p.velocity) + from, count, velocity);
         }
         store4<WHOLE>(static_cast<T*>(p.x) + from, count, x);
     }
@@ -71,8 +73,8 @@ void launch(const LangevinParams& p, cudaStream_t stream) {
     constexpr double inf = HUGE_VAL;
     const LangevinCoefficients<V> c = {V(p.step_size), V(p.noise_std), V(1),         V(p.momentum), V(p.prior_precision),
                                        V(p.grad_clip), V(p.step_lo),   V(p.step_hi), V(p.noise_lo), V(p.noise_hi)};
-    const bool whole = p.dim % 4 == 0 && aligned<T>(p.x) && aligned<T>(p.grad) && aligned<T>(p.velocity);
-    const bool simple = p.grad && !p.velocity && !p.step_size_at && !p.noise_std_at && !p.grad_scale && !p.active &&
+    const bool whole = p.dim % 4 == 0 && aligned<T>(p.x) && aligned<T>(p.grad) && aligned<T>(p.velocity) && aligned<V>(p.scale);
+    const bool simple = p.grad && !p.velocity && !p.step_size_at && !p.noise_std_at && !p.grad_scale && !p.active && !p.scale &&
                         p.noise_std != 0.0 && p.prior_precision == 0.0 && p.grad_clip == inf && p.step_lo == -inf &&
                         p.step_hi == inf && p.noise_lo == -inf && p.noise_hi == inf;
     const auto kernel = !whole   ? langevin_kernel<T, false, false>

@@ -158,7 +158,7 @@ def chain_(
 
     Args:
         x: state (n, *event), float32, contiguous; replaced by the state after the last step.
-        descriptor: of the energy, from `energy.descriptor()`; its offset is left out of all energies here.
+        descriptor: of the energy, from `energy.descriptor()`.
         transition: "langevin", "random_walk", "hmc" or "baoab".
         step_size, noise_std, beta, persistence: s, n, beta, c: numbers, tensors () or (n,), or schedules (steps, 1), (steps, n).
         scale: sigma (*event), float32.
@@ -225,6 +225,7 @@ def chain_(
         checks.number(max_error, "max_error", low=0.0, infinite=True), checks.number(heavy_ball, "heavy_ball"),
         checks.number(prior_precision, "prior_precision"), checks.number(grad_clip, "grad_clip", low=0.0, infinite=True),
         checks.number(grad_clip_norm, "grad_clip_norm", low=0.0, infinite=True), *step_bounds, *noise_bounds,
+        float(getattr(descriptor, "offset", 0.0)),
     ]  # fmt: skip
     if seed is None:
         seed = 0 if rng is not None else fresh_seed(generator)

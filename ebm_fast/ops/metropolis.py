@@ -110,14 +110,8 @@ def metropolis_(
     checks.event_like(scale, "scale", x)
     checks.chain_numbers(kinetic, "kinetic", x)
     checks.chain_numbers(log_ratio, "log_ratio", x)
-    if counters is not None and (
-        counters.shape != (x.shape[0], COUNTERS) or counters.dtype != torch.float64 or counters.device != x.device
-        or not counters.is_contiguous()
-    ):  # fmt: skip
-        raise ValueError(
-            f"counters must be a contiguous float64 tensor ({x.shape[0]}, {COUNTERS}) on {x.device}, got "
-            f"{tuple(counters.shape)}, {counters.dtype}, on {counters.device}"
-        )
+    if counters is not None:
+        checks.exactly(counters, "counters", (x.shape[0], COUNTERS), torch.float64, x.device)
     if grad is not None and proposal_grad is None:
         raise ValueError("grad needs proposal_grad, the gradient at the proposal that replaces it")
     if momentum is None and momentum_before is not None:

@@ -20,6 +20,11 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
+def _at(tensor: Tensor | None) -> tuple[int, int]:
+    """Address and stride of a coefficient # () or (n,)."""
+    return (0, 0) if tensor is None else (tensor.data_ptr(), tensor.ndim)
+
+
 def _on_cpu(function: Callable[..., None], *args: Any) -> None:
     function(*args, torch.get_num_threads())
 
@@ -52,12 +57,10 @@ def _langevin_args(
     noise_std: float, momentum: float, prior_precision: float, grad_clip: float, step_lo: float, step_hi: float,
     noise_lo: float, noise_hi: float, purpose: int, seed: int, step: int, chain_offset: int,
 ) -> tuple:  # fmt: skip
-    assert scale is None
     return (
-        x.data_ptr(), address(grad), address(velocity), *_shape(x), DTYPES[x.dtype], step_size, noise_std,
-        address(step_size_at), 0 if step_size_at is None else step_size_at.ndim, address(noise_std_at),
-        0 if noise_std_at is None else noise_std_at.ndim, address(grad_scale), address(active), momentum, prior_precision,
-        grad_clip, step_lo, step_hi, noise_lo, noise_hi, seed & WORD, step & WORD, purpose, chain_offset, address(rng),
+        x.data_ptr(), address(grad), address(velocity), *_shape(x), DTYPES[x.dtype], step_size, noise_std, *_at(step_size_at),
+        *_at(noise_std_at), address(grad_scale), address(active), address(scale), momentum, prior_precision, grad_clip, step_lo,
+        step_hi, noise_lo, noise_hi, seed & WORD, step & WORD, purpose, chain_offset, address(rng),
     )  # fmt: skip
 
 
@@ -86,17 +89,77 @@ def event_norm_cuda(x: Tensor) -> Tensor:
     return out
 
 
+def _propose_args(
+    x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, scale: Tensor | None,
+    kinetic: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None, rng: Tensor | None, kick: float, drift: float,
+    persistence: float, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), address(proposal), address(momentum), address(grad), address(scale), address(kinetic), *_shape(x),
+        DTYPES[x.dtype], kick, *_at(kick_at), drift, *_at(drift_at), persistence, seed & WORD, step & WORD, purpose,
+        chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def propose_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.proposal_cpu, *_propose_args(x, *args))
+
+
+def propose_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.proposal_cuda, *_propose_args(x, *args))
+
+
+def _leapfrog_args(
+    x: Tensor, momentum: Tensor, grad: Tensor, scale: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None,
+    kick: float, drift: float,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), momentum.data_ptr(), grad.data_ptr(), address(scale), *_shape(x), DTYPES[x.dtype], kick, *_at(kick_at),
+        drift, *_at(drift_at),
+    )  # fmt: skip
+
+
+def leapfrog_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.leapfrog_cpu, *_leapfrog_args(x, *args))
+
+
+def leapfrog_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.leapfrog_cuda, *_leapfrog_args(x, *args))
+
+
+def _metropolis_args(
+    x: Tensor, proposal: Tensor, energy: Tensor, proposal_energy: Tensor, grad: Tensor | None, proposal_grad: Tensor | None,
+    momentum: Tensor | None, momentum_before: Tensor | None, kinetic: Tensor | None, scale: Tensor | None,
+    log_ratio: Tensor | None, counters: Tensor | None, kick_at: Tensor | None, beta_at: Tensor | None, rng: Tensor | None,
+    kick: float, beta: float, max_error: float, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), proposal.data_ptr(), energy.data_ptr(), proposal_energy.data_ptr(), address(grad), address(proposal_grad),
+        address(momentum), address(momentum_before), address(kinetic), address(scale), address(log_ratio), address(counters),
+        *_shape(x), DTYPES[x.dtype], kick, *_at(kick_at), beta, *_at(beta_at), max_error, seed & WORD, step & WORD, purpose,
+        chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def metropolis_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.metropolis_cpu, *_metropolis_args(x, *args))
+
+
+def metropolis_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.metropolis_cuda, *_metropolis_args(x, *args))
+
+
 ENERGIES = ("gaussian_diagonal", "gaussian_dense", "mixture", "gamma", "double_well", "rosenbrock", "funnel", "ring", "phi_four",
             "logistic_regression", "eight_schools")  # fmt: skip
 TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
 
 
-def _coefficient(number: float, at: Tensor | None) -> Any:
+def _schedule(number: float, at: Tensor | None) -> Any:
     """# (), (n,), (steps, 1) or (steps, n)"""
     if at is None:
-        return _C.Coefficient(number, 0, 0, 0)
+        return _C.Schedule(number, 0, 0, 0)
     chain_stride = at.stride(-1) if at.ndim and at.shape[-1] > 1 else 0
-    return _C.Coefficient(number, at.data_ptr(), chain_stride, at.stride(0) if at.ndim == 2 else 0)
+    return _C.Schedule(number, at.data_ptr(), chain_stride, at.stride(0) if at.ndim == 2 else 0)
 
 
 def chain_cpu(
@@ -111,8 +174,8 @@ def chain_cpu(
     pointers = (x, parameters, energy, grad, momentum, scale, leapfrogs_at, divergence_step, norm_sum, samples, energies,
                 hamiltonians, counters, mean, squares, rng)  # fmt: skip
     _on_cpu(
-        _C.chain_cpu, *map(address, pointers), _coefficient(step_size, step_size_at), _coefficient(noise_std, noise_std_at),
-        _coefficient(beta, beta_at), _coefficient(persistence, persistence_at), *_shape(x), ENERGIES.index(energy_kind),
+        _C.chain_cpu, *map(address, pointers), _schedule(step_size, step_size_at), _schedule(noise_std, noise_std_at),
+        _schedule(beta, beta_at), _schedule(persistence, persistence_at), *_shape(x), ENERGIES.index(energy_kind),
         list(integers), TRANSITIONS.index(transition), steps, thin, count, leapfrogs, carried, finish, flip, noise_first, guard,
         list(numbers), seed & WORD, step & WORD, chain_offset,
     )  # fmt: skip

@@ -111,8 +111,12 @@ def chain_(
 ) -> None:  # fmt: skip
     n = x.shape[0]
     dim = x.numel() // n
-    function = energy_function(energy_kind, dim, integers, parameters)
-    max_error, heavy_ball, prior, grad_clip, grad_clip_norm, step_lo, step_hi, noise_lo, noise_hi = numbers
+    max_error, heavy_ball, prior, grad_clip, grad_clip_norm, step_lo, step_hi, noise_lo, noise_hi, offset = numbers
+    native = energy_function(energy_kind, dim, integers, parameters)
+
+    def function(x: Tensor) -> Tensor:
+        return native(x) + offset
+
     y = x.view(n, dim)  # the chain itself: every op below works on it in place
     p = y.new_zeros(n, dim) if momentum is None else momentum.view(n, dim)
     sigma = None if scale is None else scale.reshape(dim)
@@ -133,8 +137,13 @@ def chain_(
             size = size.clamp(max=grad_clip * math.sqrt(dim))
         elif grad_clip_norm < math.inf:
             size = size.where(~torch.isfinite(size), size.clamp(max=grad_clip_norm))
-        push = 1.0 if transition == "baoab" else heavy_ball
-        reach = y.double().norm(dim=1) * (1 + s * abs(prior)) + s * size + abs(push) * p.double().norm(dim=1) + 6.8 * c
+        stretch = 1.0 if sigma is None else float(sigma.max())
+        far, speed = y.double().norm(dim=1), p.double().norm(dim=1)
+        if transition == "baoab":
+            reach = far + s * stretch * (speed + s * stretch * size + 6.77 * c)
+        else:
+            reach = far * (1 + s * stretch**2 * abs(prior)) + s * stretch**2 * size
+            reach = reach + abs(heavy_ball) * speed + 6.77 * stretch * c
         fine = torch.isfinite(e) & (reach <= torch.finfo(torch.float32).max)
         assert divergence_step is not None
         divergence_step.masked_fill_(~fine & ~frozen, first + t)
@@ -185,11 +194,11 @@ def chain_(
         else:
             if guard:
                 mark(t, s, c)
-            if norm_sum is not None:
-                norm_sum += event_norm(g).masked_fill(frozen, 0.0)
             baoab_(y, p, g, sigma, ~frozen, s / 2, s / 2, persist, c, rng, 0.0, 0.0, 0.0, 0.0, 1, PURPOSES["momentum"], seed,
                    step + t, chain_offset)  # fmt: skip
             e, g = value_and_grad(function, y)
+            if norm_sum is not None:
+                norm_sum += event_norm(g)
             kicked = p.clone()
             leapfrog_(y.clone(), kicked, g, sigma, s / 2, tensor(0.0), 0.0, 0.0)
             p.copy_(torch.where(frozen[:, None], p, kicked))

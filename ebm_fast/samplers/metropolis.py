@@ -48,6 +48,8 @@ class RandomWalkMetropolis(AcceptRejectSampler):
 
     def __post_init__(self) -> None:
         self._check("step_size")
+        if self.scale is not None and not isinstance(self.scale, Tensor):
+            raise TypeError(f"scale must be a tensor (*event), got {type(self.scale).__name__}")
 
     def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
                    rng: Tensor | None) -> Transition:  # fmt: skip
@@ -55,6 +57,11 @@ class RandomWalkMetropolis(AcceptRejectSampler):
 
 
 class RandomWalkTransition(AcceptReject):
+    def __init__(self, sampler: RandomWalkMetropolis, energy: EnergyFunction, state: ChainState, *, backend: str | None,
+                 rng: Tensor | None) -> None:  # fmt: skip
+        super().__init__(sampler, energy, state, backend=backend, rng=rng)
+        self._given = None if sampler.scale is None else sampler.scale.detach().to(state.x.device, state.x.dtype).contiguous()
+
     def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
         return {"drift": step_size, "beta": beta}
 
@@ -62,8 +69,7 @@ class RandomWalkTransition(AcceptReject):
         """Nothing depends on the scale beyond the next proposal."""
 
     def scale(self) -> Tensor | None:
-        adapted = super().scale()
-        return self.sampler.scale if adapted is None else adapted
+        return self.state.extra.get("scale", self._given)
 
     def propose(self, k: int, age: int) -> None:
         state, c, counter = self.state, self.coefficients(age), self.counter(k)

@@ -51,7 +51,7 @@ class LangevinParams(ctypes.Structure):
         ("stream", Stream), ("chains", ctypes.c_int64), ("dim", ctypes.c_int64), ("dtype", ctypes.c_int),
         *((name, ctypes.c_void_p) for name in ("x", "grad", "velocity")),
         *((name, ctypes.c_double) for name in ("step_size", "noise_std")),
-        *((name, ctypes.c_void_p) for name in ("step_size_at", "noise_std_at", "grad_scale", "active")),
+        *((name, ctypes.c_void_p) for name in ("step_size_at", "noise_std_at", "grad_scale", "active", "scale")),
         *((name, ctypes.c_int64) for name in ("step_size_stride", "noise_std_stride")),
         *((name, ctypes.c_double) for name in ("momentum", "prior_precision", "grad_clip")),
         *((name, ctypes.c_double) for name in ("step_lo", "step_hi", "noise_lo", "noise_hi")),
@@ -71,11 +71,11 @@ class CudaOnCpu:
     def langevin_step_(self, x: torch.Tensor, *args: Any) -> None:
         (
             at, grad, velocity, chains, dim, dtype, step_size, noise_std, step_size_at, step_size_stride, noise_std_at,
-            noise_std_stride, scale, active, momentum, prior, clip, *bounds, seed, step, purpose, offset, rng,
+            noise_std_stride, grad_scale, active, scale, momentum, prior, clip, *bounds, seed, step, purpose, offset, rng,
         ) = native._langevin_args(x, *args)  # fmt: skip
         self.library.langevin(ctypes.byref(LangevinParams(
             Stream(seed, step, purpose, offset, rng), chains, dim, dtype, at, grad, velocity, step_size, noise_std, step_size_at,
-            noise_std_at, scale, active, step_size_stride, noise_std_stride, momentum, prior, clip, *bounds,
+            noise_std_at, grad_scale, active, scale, step_size_stride, noise_std_stride, momentum, prior, clip, *bounds,
         )))  # fmt: skip
 
 

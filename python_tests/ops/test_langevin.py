@@ -31,8 +31,12 @@ OPTIONS = {
     "per chain noise": {"noise_std": "per chain"},
     "device scalars": {"step_size": "scalar", "noise_std": "scalar"},
     "frozen": {"active": True},
+    "scaled": {"scale": True},
+    "scaled, one noise": {"scale": True, "noise_std": 0.3, "prior_precision": 0.5},
+    "scaled, noise only": {"scale": True, "grad": None},
     "all": {"step_size": "per chain", "noise_std": "per chain", "clamp": (-0.6, 0.6), "clamp_after": "both",
-            "grad_clip_norm": 0.5, "prior_precision": 0.1, "momentum": 0.3, "velocity": True, "active": True},
+            "grad_clip_norm": 0.5, "prior_precision": 0.1, "momentum": 0.3, "velocity": True, "active": True,
+            "scale": True},
 }  # fmt: skip
 
 
@@ -48,6 +52,9 @@ def arguments(option: str, shape: tuple[int, ...], dtype: torch.dtype, device: s
             kwargs[name] = torch.tensor(0.2, device=device)
     if kwargs.pop("velocity", False):
         kwargs["velocity"] = torch.randn(shape, generator=g).to(dtype).to(device)
+    if kwargs.pop("scale", False):
+        arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
+        kwargs["scale"] = (0.5 + torch.rand(shape[1:], generator=g)).to(device, arithmetic)
     if kwargs.pop("active", False):
         kwargs["active"] = (torch.arange(shape[0]) % 3 != 0).to(device)
     return kwargs
@@ -78,6 +85,10 @@ def test_formula_by_hand():
     got = ef.ops.langevin_step_(
         x.clone(), g, step_size=0.2, temperature=0.7, grad_clip=0.5, clamp=(-1, 1), seed=3, step=9, backend="reference"
     )
+    torch.testing.assert_close(got, wanted, atol=1e-14, rtol=1e-14)
+    sigma = 0.5 + torch.rand(7, dtype=torch.float64)
+    got = ef.ops.langevin_step_(x.clone(), g, step_size=0.2, scale=sigma, temperature=0.7, seed=3, step=9, backend="reference")
+    wanted = x - 0.2 * sigma**2 * g + math.sqrt(2 * 0.2 * 0.7) * sigma * z
     torch.testing.assert_close(got, wanted, atol=1e-14, rtol=1e-14)
     scale = (0.5 / g.norm(dim=1, keepdim=True)).clamp(max=1.0)
     got = ef.ops.langevin_step_(x.clone(), g, step_size=0.2, noise_std=0.0, grad_clip_norm=0.5, backend="reference")
@@ -144,6 +155,8 @@ def bad(**changes) -> dict:
         ({"momentum": 0.9}, ValueError, "momentum=0.9 needs velocity"),
         ({"velocity": torch.zeros(2)}, ValueError, "velocity must match x"),
         ({"active": torch.ones(4)}, ValueError, "active must be a contiguous tensor of shape"),
+        ({"scale": torch.ones(4)}, ValueError, r"scale must be a contiguous tensor of shape \(3,\), torch.float32"),
+        ({"scale": torch.ones(3, dtype=torch.float64)}, ValueError, "scale must be a contiguous tensor"),
         ({"seed": "s"}, TypeError, "seed must be an int"),
         ({"backend": "cuda"}, ef.BackendError, "backend 'cuda' cannot run this"),
     ],
@@ -258,8 +271,8 @@ def test_opcheck(option, device):
     case = arguments(option, (6, 5), torch.float32, device)
     x, grad, velocity = case["x"], case["grad"], case.get("velocity")
     tensor = case["step_size"] if isinstance(case["step_size"], torch.Tensor) else None
-    args = (x, grad, velocity, tensor, None, None, case.get("active"), None, 0.1, 0.2, 0.3, 0.0, 0.5, -1.0, 1.0, -2.0, 2.0, 1,
-            3, 4, 5, "auto")  # fmt: skip
+    args = (x, grad, velocity, tensor, None, None, case.get("active"), case.get("scale"), None, 0.1, 0.2, 0.3, 0.0, 0.5, -1.0,
+            1.0, -2.0, 2.0, 1, 3, 4, 5, "auto")  # fmt: skip
     torch.library.opcheck(torch.ops.ebm_fast.langevin_step_.default, args)
     torch.library.opcheck(torch.ops.ebm_fast.event_norm.default, (x, "auto"))
     torch.library.opcheck(torch.ops.ebm_fast.noise_.default, (x, None, 2, 0, 1, 2, 3, "auto"))
@@ -278,8 +291,8 @@ def test_under_torch_compile(device):
 
 def test_the_dispatcher_and_the_direct_call_agree():
     x = torch.randn(9, 3)
-    args = (x.clone(), None, None, None, None, None, None, None, 0.0, 1.0, 0.0, 0.0, math.inf, -math.inf, math.inf, -math.inf,
-            math.inf, 1, 7, 0, 0, "auto")  # fmt: skip
+    args = (x.clone(), None, None, None, None, None, None, None, None, 0.0, 1.0, 0.0, 0.0, math.inf, -math.inf, math.inf,
+            -math.inf, math.inf, 1, 7, 0, 0, "auto")  # fmt: skip
     torch.ops.ebm_fast.langevin_step_(*args)
     direct = x.clone()
     langevin._op(direct, *args[1:])

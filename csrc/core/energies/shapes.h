@@ -4,7 +4,7 @@
 
 EBM_FAST_CORE_BEGIN
 
-// E = sum_d r_d x_d - (k_d - 1) log x_d, +inf where an x_d <= 0;  parameters k(d), r(d)
+// E = sum_d r_d x_d - (k_d - 1) log x_d, +inf where an x_d <= 0 (with gradient 0 there);  parameters k(d), r(d)
 struct Gamma {
     static HD int64_t scratch(const EnergyView&) { return 0; }
     template <class V, int G, int MODE>
@@ -17,9 +17,9 @@ struct Gamma {
             EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) {
                 const V y = x[i * G + g];
-                if constexpr (MODE & GRAD) grad[i * G + g] = select(y > zero, rate - shape / y, rate);
+                if constexpr (MODE & GRAD) grad[i * G + g] = select(y <= zero, zero, rate - shape / y);
                 if constexpr (MODE & VALUE) {
-                    sum.add(g, fma(rate, y, -(shape * log(select(y > zero, y, broadcast<V>(1.0f))))));
+                    sum.add(g, fma(rate, y, -(shape * log(select(y <= zero, broadcast<V>(1.0f), y)))));
                     outside[g] = select(y <= zero, infinity, outside[g]);
                 }
             }

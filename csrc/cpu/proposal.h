@@ -1,0 +1,121 @@
+// The start of a trajectory: a tile of noise in L1, refreshed momentum and its kinetic energy, kick and drift in one pass.
+#pragma once
+#include "../core/proposal.h"
+#include "walk.h"
+
+EBM_FAST_CORE_BEGIN
+
+template <class T>
+class Proposal {
+public:
+    using V = typename Storage<T>::Vector;
+
+    explicit Proposal(const ProposalParams& params)
+        : p(params),
+          key(make_counter(params.stream)),
+          keys(key.keys),
+          coefficients({params.kick, params.drift}, params.scale, params.dim),
+          persistence(broadcast<V>(params.persistence)),
+          noise_std(broadcast<V>(__builtin_sqrt(1.0 - params.persistence * params.persistence))),
+          keeps(params.persistence != 0.0) {}
+
+    void units(int64_t begin, int64_t end) {
+        Finish<false, false> body{*this};
+        coefficients.units(begin, end, body,
+                           [this](int64_t b, int64_t e, int64_t from, int64_t count) { draw(b, e, from, count); });
+    }
+
+    // The same of whole chains, with their kinetic energies.
+    void chains(int64_t begin, int64_t end) {
+        if (p.dim > TILE) {
+            for (int64_t chain = begin; chain < end; ++chain) {
+                double sum = 0.0;
+                for (int64_t s = 0; s < segments_of_chain(p.dim); ++s) sum += segment(chain, s);
+                p.kinetic[chain] = 0.5 * sum;
+            }
+            return;
+        }
+        const int64_t most = chains_of_tile(p.dim), per_chain = blocks_per_chain(p.dim);
+        for (int64_t first = begin; first < end; first += most) {
+            const int64_t count = end - first < most ? end - first : most;
+            draw(first * per_chain, (first + count) * per_chain, first * p.dim, count * p.dim);
+            if (p.dim < LONG_EVENT) {
+                Finish<true, false> body{*this};
+                coefficients.chains(first, count, body);
+                sums_of_squares(fresh, count, p.dim, p.kinetic + first);
+                for (int64_t k = first; k < first + count; ++k) p.kinetic[k] *= 0.5;
+            } else {
+                for (int64_t k = 0; k < count; ++k) {
+                    Finish<false, true> body{*this};
+                    coefficients.row(first + k, 0, p.dim, k * p.dim, body);
+                    p.kinetic[first + k] = 0.5 * body.sum.total();
+                }
+            }
+        }
+    }
+
+    // Sum of squares of the refreshed momentum over one segment of a long chain.
+    double segment(int64_t chain, int64_t index) {
+        const int64_t first = index * tiles_of_segment(p.dim), all = tiles_of_chain(p.dim);
+        const int64_t last = first + tiles_of_segment(p.dim) < all ? first + tiles_of_segment(p.dim) : all;
+        Finish<false, true> body{*this};
+        for (int64_t tile = first; tile < last; ++tile) {
+            const int64_t e = tile * TILE, count = p.dim - e < TILE ? p.dim - e : TILE;
+            const int64_t block = chain * blocks_per_chain(p.dim) + tile * TILE_BLOCKS;
+            draw(block, block + blocks_per_chain(count), chain * p.dim + e, count);
+            coefficients.row(chain, e, count, 0, body);
+        }
+        return body.sum.total();
+    }
+
+private:
+    void draw(int64_t begin, int64_t end, int64_t from, int64_t count) {
+        fill_tile<NormalOf>(key, keys, p.dim, begin, end, noise,
+                            Ahead(from, count, static_cast<const T*>(p.x), static_cast<const T*>(p.grad)));
+    }
+
+    template <bool STORE, bool SUM>      // the refreshed momentum: stored in `fresh`, or its squares summed
+    struct Finish {
+        Proposal& op;
+        LaneSum sum{};
+        template <bool PART> EBM_FAST_INLINE void run(int64_t from, int64_t i, int64_t n, const V (&c)[2]) {
+            const ProposalParams& p = op.p;
+            T* momentum = static_cast<T*>(p.momentum) + from;
+            V q = __builtin_convertvector(get<PART>(op.noise + i, n), V);
+            if (op.keeps) q = refreshed(get<PART>(momentum, n), q, op.persistence, op.noise_std);
+            if constexpr (STORE) store(op.fresh + i, q);
+            if constexpr (SUM) sum.add_square(q);
+            if (p.grad) q = kicked(q, get<PART>(static_cast<const T*>(p.grad) + from, n), c[0]);
+            if (p.momentum) put<PART>(momentum, q, n);
+            if (p.proposal)
+                put<PART>(static_cast<T*>(p.proposal) + from, drifted(get<PART>(static_cast<const T*>(p.x) + from, n), q, c[1]),
+                          n);
+        }
+    };
+
+    const ProposalParams& p;
+    const Counter key;
+    const KeyTable keys;
+    Coefficients<T, 2, 2> coefficients;
+    const V persistence, noise_std;
+    const bool keeps;
+    alignas(64) float noise[TILE + SURPLUS];
+    alignas(64) T fresh[TILE + W];
+};
+
+// Units are chains where there is a kinetic energy to sum, else those of Coefficients::units.
+inline void proposal_range(const ProposalParams& p, int64_t begin, int64_t end) {
+    const auto run = [&](auto&& op) { p.kinetic ? op.chains(begin, end) : op.units(begin, end); };
+    if (p.dtype == DType::float64) run(Proposal<double>(p));
+    else run(Proposal<float>(p));
+}
+
+inline void proposal_segments(const ProposalParams& p, int64_t chain, int64_t begin, int64_t end, double* sums) {
+    const auto run = [&](auto&& op) {
+        for (int64_t s = begin; s < end; ++s) sums[s] = op.segment(chain, s);
+    };
+    if (p.dtype == DType::float64) run(Proposal<double>(p));
+    else run(Proposal<float>(p));
+}
+
+EBM_FAST_CORE_END

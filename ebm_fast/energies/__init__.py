@@ -1,0 +1,36 @@
+"""Analytic energies with gradients that need no autograd, exact samplers, log Z, descriptors; and energies made of others."""
+
+from .adapters import from_classifier, from_log_prob, mixture_of, sum_of, tempered
+from .base import AnalyticEnergy
+from .descriptor import Descriptor
+from .double_well import DoubleWell
+from .eight_schools import EightSchools
+from .funnel import Funnel
+from .gamma import Gamma
+from .gaussian import Gaussian
+from .mixture import GaussianMixture
+from .phi_four import PhiFour
+from .regression import LinearRegression, LogisticRegression
+from .ring import Ring
+from .rosenbrock import Rosenbrock
+
+__all__ = [
+    "AnalyticEnergy",
+    "Descriptor",
+    "DoubleWell",
+    "EightSchools",
+    "Funnel",
+    "Gamma",
+    "Gaussian",
+    "GaussianMixture",
+    "LinearRegression",
+    "LogisticRegression",
+    "PhiFour",
+    "Ring",
+    "Rosenbrock",
+    "from_classifier",
+    "from_log_prob",
+    "mixture_of",
+    "sum_of",
+    "tempered",
+]

@@ -1,0 +1,61 @@
+"""What native code knows of an analytic energy: a kind and packed float32 parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Number of packed parameters of each kind, from the dimension d and the integers; the comment gives their order.
+PACKED: dict[str, Callable[..., int]] = {
+    "gaussian_diagonal": lambda d: 2 * d,  # mean (d), precision (d)
+    "gaussian_dense": lambda d: d + d * d,  # mean (d), precision (d, d)
+    "mixture": lambda d, m: m + 2 * m * d,  # log weight and normaliser (M), means (M, d), precisions (M, d)
+    "gamma": lambda d: 2 * d,  # concentration (d), rate (d)
+    "double_well": lambda d: 2,  # height, width
+    "rosenbrock": lambda d: 2,  # a, b
+    "funnel": lambda d: 1,  # scale
+    "ring": lambda d: 2,  # radius, width
+    "phi_four": lambda d, h, w: 2,  # mass2, coupling
+    "logistic_regression": lambda d, n: 1 + n * d,  # prior precision, rows (2 y - 1) x (N, d)
+    "eight_schools": lambda d, j: 2 + 2 * j,  # mu scale, tau scale, y (J), 1 / sigma (J)
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Descriptor:
+    """E(x) = native(kind, dim, integers, parameters; x) + offset, with x flattened to dim numbers.
+
+    Args:
+        kind: a name in `PACKED`.
+        dim: numbers in an event.
+        integers: sizes that the kind needs beside dim: (M,) of "mixture", (H, W) of "phi_four", (N,) of
+            "logistic_regression", (J,) of "eight_schools", else ().
+        parameters: (k,) float32, contiguous, packed in the order that stands beside the kind in `PACKED`.
+        offset: constant by which the energy exceeds the native value.
+
+    Raises:
+        ValueError: an unknown kind, or parameters of another length than kind, dim and integers ask for.
+    """
+
+    kind: str
+    dim: int
+    integers: tuple[int, ...]
+    parameters: Tensor  # (k,)
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in PACKED:
+            raise ValueError(f"kind must be one of {', '.join(PACKED)}, got {self.kind!r}")
+        try:
+            length = PACKED[self.kind](self.dim, *self.integers)
+        except TypeError:
+            raise ValueError(f"integers: wrong number of them for kind {self.kind!r}: {self.integers}") from None
+        p = self.parameters
+        if p.shape != (length,) or p.dtype is not torch.float32 or not p.is_contiguous():
+            raise ValueError(
+                f"parameters of kind {self.kind!r} with dim {self.dim} and integers {self.integers} must be contiguous, float32, "
+                f"of shape ({length},), got {tuple(p.shape)}, {p.dtype}"
+            )

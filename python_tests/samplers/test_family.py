@@ -1,0 +1,294 @@
+"""What every sampler promises: one chain, however it is run, split, recorded, interrupted, resumed or computed."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from samplers.family import NAMES, Counting, adaptive, bowl, family
+
+import ebm_fast as ef
+from ebm_fast.engine.state import ChainState
+from ebm_fast.training import load_checkpoint, save_checkpoint
+
+EVERY = pytest.mark.parametrize("name", NAMES)
+ADAPTIVE = pytest.mark.parametrize("name", tuple(adaptive()))
+STEPS = 24
+
+
+def start(n: int = 5, event: tuple[int, ...] = (3,), dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return ef.ops.normal_(torch.empty((n, *event), dtype=torch.float32), seed=11).to(dtype)
+
+
+def run_of(name: str, event: tuple[int, ...] = (3,), n: int = 5, **options):
+    sampler, energy = family(event)[name]
+    options = {"num_steps": STEPS, "seed": 3, **options}
+    x0 = options.pop("x0", None)
+    if "resume" in options:
+        options.pop("seed")
+    else:
+        x0 = start(n, event) if x0 is None else x0
+    return ef.sample(energy, sampler, x0, **options)
+
+
+@EVERY
+def test_moves_stays_finite_and_reports(name):
+    run = run_of(name)
+    assert run.samples.shape == (STEPS, 5, 3)
+    assert torch.equal(run.samples[-1], run.final) or "denoised" in name
+    assert torch.isfinite(run.samples).all()
+    assert (run.samples[-1] != start()).any(dim=1).all()
+    assert run.stats.energy.shape == (STEPS, 5)
+    accepts = run.stats.acceptance is not None
+    if accepts:
+        assert ((run.stats.acceptance > 0) & (run.stats.acceptance <= 1)).all()
+        assert (run.stats.divergences == 0).all()
+    else:
+        assert (run.stats.grad_norm > 0).all()
+
+
+@EVERY
+def test_a_loop_of_single_steps_is_the_same_chain(name):
+    sampler, energy = family((3,))[name]
+    state = sampler.init(energy, start(), seed=3)
+    for _ in range(STEPS):
+        before = state.clone()
+        state, info = sampler.step(energy, state)
+        assert not torch.equal(before.x, state.x) or info.acceptance is not None
+    assert info.energy.shape[0] in (5, 15)
+    wanted = run_of(name).state
+    torch.testing.assert_close(state.x, wanted.x, rtol=0.0, atol=0.0)
+
+
+@EVERY
+def test_thinning_recording_and_batches_do_not_change_a_chain(name):
+    whole = run_of(name)
+    thinned = run_of(name, thin=4, record_energy=False)
+    assert torch.equal(thinned.samples, whole.samples[3::4])
+    assert torch.equal(run_of(name, record=False).final, whole.final)
+    halves = [run_of(name, x0=start()[:2]), run_of(name, x0=start()[2:], chain_offset=2)]
+    torch.testing.assert_close(torch.cat([h.samples for h in halves], 1), whole.samples, rtol=1e-5, atol=1e-6)
+
+
+@EVERY
+def test_a_resumed_run_is_the_same_chain(name, tmp_path):
+    whole = run_of(name)
+    first = run_of(name, num_steps=9)
+    save_checkpoint(tmp_path / "chain", first.state.state_dict())
+    state = ChainState.from_state_dict(load_checkpoint(tmp_path / "chain"))
+    rest = run_of(name, num_steps=STEPS - 9, resume=state)
+    assert torch.equal(torch.cat((first.samples, rest.samples)), whole.samples)
+
+
+@EVERY
+@pytest.mark.parametrize("event", [(1,), (2, 3, 3), (70,)])
+def test_events_of_any_shape(name, event):
+    run = run_of(name, event=event)
+    assert run.final.shape == (5, *event)
+    assert torch.isfinite(run.final).all()
+
+
+@EVERY
+def test_parity_with_the_reference(name, device):
+    """Decisions equal, states to rounding, over chains long enough to show a wrong constant."""
+    x0 = start(16, (2, 3)).to(device)
+    sampler, energy = family((2, 3))[name]
+    sampler = to_device(sampler, device)
+    fast, slow = (ef.sample(energy, sampler, x0, num_steps=STEPS, seed=3, strategy=s) for s in ("step", "reference"))
+    torch.testing.assert_close(fast.samples, slow.samples, rtol=2e-4, atol=2e-4)
+    if slow.stats.acceptance is not None:
+        torch.testing.assert_close(fast.stats.acceptance, slow.stats.acceptance, rtol=1e-3, atol=1e-4)
+
+
+def to_device(sampler, device):
+    moved = {k: v.to(device) for k, v in vars(sampler).items() if isinstance(v, torch.Tensor)}
+    inner = vars(sampler).get("sampler")
+    if inner is not None:
+        moved["sampler"] = to_device(inner, device)
+    return replace(sampler, **moved) if moved else sampler
+
+
+@EVERY
+def test_double_precision_no_chains_and_half(name):
+    sampler, energy = family((3,))[name]
+    run = ef.sample(energy, sampler, start(dtype=torch.float64), num_steps=5, seed=3)
+    assert run.final.dtype == torch.float64
+    torch.testing.assert_close(run.final.float(), run_of(name, num_steps=5).final, rtol=1e-4, atol=1e-4)
+    assert ef.sample(energy, sampler, torch.empty(0, 3), num_steps=3, seed=1).samples.shape == (3, 0, 3)
+    keeps_half = isinstance(sampler, (ef.Langevin, ef.AnnealedLangevin)) or "annealing" in name and "hmc" not in name
+    if not keeps_half:
+        with pytest.raises(TypeError, match=r"float32 or float64.*not reversible"):
+            ef.sample(energy, sampler, start(dtype=torch.bfloat16), num_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "first", "each"),
+    [
+        (ef.RandomWalkMetropolis(0.4), 1, 1), (ef.MetropolisHastings(lambda x, noise: x + noise.normal()), 1, 1),
+        (ef.MALA(0.1), 1, 1), (ef.HMC(0.1, 1), 1, 1), (ef.HMC(0.1, 7), 1, 7), (ef.GHMC(0.1, num_leapfrog=3), 1, 3),
+        (ef.UnderdampedLangevin(0.1), 1, 1), (ef.Langevin(0.1), 0, 1),
+        (ef.ReplicaExchange(ef.HMC(0.1, 4), (1.0, 0.5)), 1, 4), (ef.ReplicaExchange(ef.Langevin(0.1), (1.0, 0.5)), 1, 1),
+    ],
+)  # fmt: skip
+def test_gradients_are_carried(sampler, first, each):
+    """L gradients a proposal of HMC, one of MALA, one of a Langevin step, also where energies are recorded and replicas swap."""
+    energy = Counting()
+    ef.sample(energy, sampler, start(), num_steps=10, seed=0)
+    assert energy.calls <= first + 10 * each + (1 if first == 0 else 0)
+    assert energy.calls >= 10 * each
+
+
+@ADAPTIVE
+def test_a_warmup_resumes_exactly(name):
+    sampler = adaptive()[name]
+    x0 = start(8)
+
+    def energy(x):
+        energy.calls += 1
+        if energy.calls == energy.stop:
+            signal.raise_signal(signal.SIGINT)
+        return bowl(x)
+
+    energy.calls, energy.stop = 0, -1
+    options = {"num_steps": 20, "warmup": 200, "seed": 5}
+    whole = ef.sample(energy, sampler, x0, **options)
+    energy.calls, energy.stop = 0, energy.calls // 2
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(ef.Interrupted) as caught:
+            ef.sample(energy, sampler, x0, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    state = caught.value.run.state
+    assert 0 < state.age < 200
+    energy.stop = -1
+    rest = ef.sample(energy, sampler, resume=state, num_steps=20)
+    assert torch.equal(rest.samples, whole.samples)
+    with pytest.raises(ValueError, match=rf"resume was interrupted with {200 - state.age} steps"):
+        ef.sample(energy, sampler, resume=state, num_steps=20, warmup=7)
+
+
+@ADAPTIVE
+def test_nothing_is_adapted_after_the_warmup(name):
+    sampler = adaptive()[name]
+    warm = ef.sample(bowl, sampler, start(8), num_steps=0, warmup=150, seed=5)
+    later = ef.sample(bowl, sampler, resume=warm.state, num_steps=30)
+    assert warm.stats.adapted
+    for key, value in warm.stats.adapted.items():
+        assert torch.equal(value, later.stats.adapted[key])
+    leftovers = {"dual_averaging", "dual_count", "mass_mean", "mass_squares", "mass_count", "chees", "chees_before"}
+    assert not leftovers & later.state.extra.keys()
+
+
+def test_per_chain_adaptation_leaves_chains_alone_in_any_batch():
+    sampler = adaptive()["hmc, per chain"]
+    options = {"num_steps": 10, "warmup": 60, "seed": 5}
+    whole = ef.sample(bowl, sampler, start(8), **options)
+    part = ef.sample(bowl, sampler, start(8)[3:5], chain_offset=3, **options)
+    torch.testing.assert_close(part.samples, whole.samples[:, 3:5], rtol=1e-4, atol=1e-5)
+    assert whole.stats.adapted["step_size"].shape == (8,)
+
+
+@pytest.mark.parametrize("name", ["random walk", "mala", "hmc", "ghmc, diagonal", "underdamped", "replicas of hmc"])
+def test_proposals_that_are_not_finite_are_rejected_and_counted(name):
+    """An energy with a wall of NaN and one of infinity: chains stay inside; what ran into the wall is counted."""
+    sampler, _ = family((1,))[name]
+
+    def walled(x):
+        e = 0.05 * x.square().sum(1)
+        return torch.where(x[:, 0] > 0.5, torch.nan, torch.where(x[:, 0] < -0.5, torch.inf, e))
+
+    run = ef.sample(walled, sampler, torch.zeros(64, 1), num_steps=60, seed=1)
+    if run.stats.acceptance is None:
+        assert run.stats.diverged.any()  # frozen, and said so
+        assert torch.isfinite(run.final).all()
+        return
+    assert (run.samples.abs() <= 0.5).all()
+    assert (run.stats.divergences > 0).all()
+    assert (run.stats.divergence_step == -1).all()
+    with pytest.raises(ValueError, match=r"energy is NaN at x0 of chains 0, 1"):
+        ef.sample(walled, sampler, torch.ones(2, 1), num_steps=1)
+
+
+def test_per_chain_step_sizes_and_temperatures():
+    steps, T = torch.tensor([0.0, 0.1, 0.3]), torch.tensor([1.0, 2.0, 0.5])
+    x0 = start(3)
+    for make in (lambda s, T: ef.RandomWalkMetropolis(s, temperature=T), lambda s, T: ef.MALA(s, temperature=T),
+                 lambda s, T: ef.HMC(s, 3, temperature=T), lambda s, T: ef.UnderdampedLangevin(s, temperature=T),
+                 lambda s, T: ef.Langevin(s, temperature=T)):  # fmt: skip
+        whole = ef.sample(bowl, make(steps, T), x0, num_steps=8, seed=2)
+        for i in range(3):
+            alone = ef.sample(bowl, make(float(steps[i]), float(T[i])), x0[i : i + 1], num_steps=8, seed=2, chain_offset=i)
+            torch.testing.assert_close(alone.final, whole.final[i : i + 1], rtol=1e-5, atol=1e-5)
+
+
+def test_streaming_moments():
+    run = ef.sample(bowl, ef.HMC(0.3, 3), start(), num_steps=40, seed=1, moments=True)
+    torch.testing.assert_close(run.stats.mean, run.samples.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run.stats.variance, run.samples.var(0), rtol=1e-4, atol=1e-5)
+    thin = ef.sample(bowl, ef.HMC(0.3, 3), start(), num_steps=40, seed=1, moments=True, record=False, thin=8)
+    assert torch.equal(thin.stats.mean, run.stats.mean)
+
+
+def test_the_hamiltonian_is_recorded():
+    run = ef.sample(bowl, ef.HMC(0.3, 3), start(400), num_steps=30, seed=1)
+    kinetic = run.stats.hamiltonian - run.stats.energy
+    assert (kinetic > 0).all()
+    # kinetic energy of 3 momenta: mean 1.5; the Metropolis choice between the two ends prefers neither on average by much
+    assert abs(kinetic.mean() - 1.5) < 0.1
+
+
+BAD = [
+    (lambda: ef.HMC(0.1, 0), ValueError, "num_leapfrog must be an int of at least 1"),
+    (lambda: ef.HMC(-0.1), ValueError, "step_size must be finite and at least 0"),
+    (lambda: ef.HMC(float("nan")), ValueError, "step_size"),
+    (lambda: ef.HMC("0.1"), TypeError, "step_size must be a number"),
+    (lambda: ef.HMC(0.1, inverse_mass=2.0), TypeError, "inverse_mass must be a floating-point tensor"),
+    (lambda: ef.HMC(0.1, step_jitter=1.0), ValueError, r"step_jitter must be in \[0, 1\)"),
+    (lambda: ef.HMC(0.1, adapt=True), TypeError, "adapt must be an ebm_fast.Adaptation"),
+    (lambda: ef.HMC((0.1, 0.2), adapt=ef.Adaptation()), ValueError, "step_size cannot be a schedule"),
+    (lambda: ef.MALA(0.1, adapt=ef.ChEES()), ValueError, "MALA takes one step"),
+    (lambda: ef.GHMC(0.1, friction=-1.0), ValueError, "friction"),
+    (lambda: ef.GHMC(torch.ones(3)), ValueError, "one number for all chains"),
+    (lambda: ef.UnderdampedLangevin(0.1, temperature=-1.0), ValueError, "temperature"),
+    (lambda: ef.MetropolisHastings(3), TypeError, "propose must be a function"),
+    (lambda: ef.IndependenceMetropolis(None, None), TypeError, "draw must be a function"),
+    (lambda: ef.AnnealedLangevin((1.0, 2.0), 0.1), ValueError, "sigmas must fall"),
+    (lambda: ef.AnnealedLangevin((), 0.1), ValueError, "sigmas must be positive"),
+    (lambda: ef.SimulatedAnnealing(ef.Langevin(0.1), (1.0, 0.0)), ValueError, "betas must be positive"),
+    (lambda: ef.ReplicaExchange(ef.HMC(0.1), (0.9, 0.5)), ValueError, "betas must fall from 1"),
+    (lambda: ef.ReplicaExchange(ef.HMC(0.1, adapt=ef.ChEES()), (1.0, 0.5)), ValueError, "one step size per temperature"),
+    (lambda: ef.ReplicaExchange(ef.HMC, (1.0, 0.5)), TypeError, "must be a sampler"),
+    (lambda: ef.Adaptation(target_accept=1.5), ValueError, "target_accept must be between 0 and 1"),
+    (lambda: ef.Adaptation(mass="full"), ValueError, "mass must be None"),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "message"), BAD)
+def test_bad_settings(make, kind, message):
+    with pytest.raises(kind, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "x0", "kind", "message"),
+    [
+        (ef.HMC(0.1, inverse_mass=torch.ones(4)), torch.zeros(2, 3), ValueError, r"inverse_mass must have the shape \(3,\)"),
+        (ef.HMC(0.1, inverse_mass=-torch.eye(3)), torch.zeros(2, 3), ValueError, "positive definite"),
+        (ef.HMC(0.1, adapt=ef.ChEES()), torch.zeros(1, 3), ValueError, "this run has one"),
+        (ef.HMC(torch.ones(2), adapt=ef.Adaptation()), torch.zeros(2, 3), ValueError, "per_chain=True"),
+        (ef.HMC(0.1, temperature=0.0), torch.zeros(2, 3), ValueError, "temperature must be above 0"),
+        (ef.MetropolisHastings(lambda x, noise: x[:1]), torch.zeros(2, 3), ValueError, "propose must return x'"),
+        (ef.MetropolisHastings(lambda x, noise: (x + 1, x)), torch.zeros(2, 3), ValueError, "one number per chain"),
+        (ef.MetropolisHastings(lambda x, noise: x.add_(1)), torch.zeros(2, 3), ValueError, "in place"),
+        (ef.MetropolisHastings(lambda x, noise: noise.normal() + noise.normal()), torch.zeros(2, 3), RuntimeError, "once"),
+        (ef.AnnealedLangevin((1.0,), 0.1, 2), torch.zeros(2, 3), TypeError, "sigma"),
+        (ef.HMC(0.1), torch.zeros(2, 3, dtype=torch.int64), TypeError, "x0 must have dtype"),
+        (ef.HMC(0.1), torch.tensor(1.0), ValueError, "without dimensions"),
+    ],
+)
+def test_bad_starts(sampler, x0, kind, message):
+    with pytest.raises(kind, match=message):
+        ef.sample(bowl, sampler, x0, num_steps=2, warmup=2, seed=0)
