@@ -107,9 +107,9 @@ Schedule schedule(double value, Pointer values, int64_t chain_stride, int64_t st
 ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer grad, Pointer momentum, Pointer scale,
                          Pointer leapfrogs_at, Pointer divergence_step, Pointer norm_sum, Pointer samples, Pointer energies,
                          Pointer hamiltonians, Pointer counters, Pointer mean, Pointer squares, Pointer rng, Schedule step_size,
-                         Schedule noise_std, Schedule beta, Schedule persistence, int64_t chains, int64_t dim,
-                         int energy_kind, std::vector<int64_t> integers, int transition, int64_t steps, int64_t thin,
-                         int64_t count, int64_t leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard,
+                         Schedule noise_std, Schedule beta, Schedule persistence, int64_t chains, int64_t dim, int energy_kind,
+                         std::vector<int64_t> integers, int transition, int64_t steps, int64_t thin, int64_t count,
+                         int64_t leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard,
                          std::vector<double> numbers, uint64_t seed, uint64_t step, uint32_t chain_offset) {
     ChainParams p{};
     p.stream = {seed, step, 0, chain_offset, at<const int64_t>(rng)};
@@ -163,7 +163,8 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "metropolis_cpu", metropolis_params, metropolis_cpu);
     py::class_<Schedule>(m, "Schedule").def(py::init(&schedule));
     bind(m, "chain_cpu", chain_params, chain_cpu);
-    m.def("math_cpu", [](int function, Pointer x, Pointer y, int64_t n) { math_cpu(function, at<const float>(x), at<float>(y), n); });
+    m.def("math_cpu",
+          [](int function, Pointer x, Pointer y, int64_t n) { math_cpu(function, at<const float>(x), at<float>(y), n); });
     m.def("available_isas", available_isas);
     m.def("current_isa", current_isa);
     m.def("force_isa", force_isa);

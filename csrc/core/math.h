@@ -14,11 +14,11 @@ template <class V> HD inline V with_sign(V a, V sign) {
 // k = round(x / ln 2) and r = x - k ln 2, for |x| < 2^20
 template <class V>
 HD inline void split_exponent(V x, typename Bits<V>::type& k, V& r) {
-    const V magic = broadcast<V>(0x1.8p23f);               // adding it rounds to an integer, in the low bits
+    const V magic = broadcast<V>(0x1.8p23f);  // adding it rounds to an integer, in the low bits
     const V t = fma(x, broadcast<V>(1.44269502f), magic);
     k = float_to_bits(t) - 0x4B400000;
     const V turns = t - magic;
-    r = fma(turns, broadcast<V>(-0.693145752f), x);        // ln 2 in 15 bits: exact
+    r = fma(turns, broadcast<V>(-0.693145752f), x);  // ln 2 in 15 bits: exact
     r = fma(turns, broadcast<V>(-1.42860677e-6f), r);
 }
 
@@ -34,11 +34,11 @@ template <class V>
 HD inline V exp(V x) {
     typename Bits<V>::type k;
     V r;
-    x = x < broadcast<V>(-104.0f) ? broadcast<V>(-104.0f) : x;      // comparisons that let NaN through
+    x = x < broadcast<V>(-104.0f) ? broadcast<V>(-104.0f) : x;  // comparisons that let NaN through
     x = x > broadcast<V>(89.0f) ? broadcast<V>(89.0f) : x;
     split_exponent(x, k, r);
     const V p = fma(r * r, exp_tail(r), r) + broadcast<V>(1.0f);
-    const auto half = k >> 1;                              // 2^k alone may not be a float
+    const auto half = k >> 1;  // 2^k alone may not be a float
     return p * bits_to_float((half + 127) << 23) * bits_to_float((k - half + 127) << 23);
 }
 
@@ -57,7 +57,7 @@ HD inline V exp_weight(V x) {
 template <class V>
 HD inline V log_parts(V f, V e) {
     constexpr float coefficient[] = EBM_FAST_LOG_COEFFICIENTS;
-    const V hi = e * broadcast<V>(0.693359375f);           // exact
+    const V hi = e * broadcast<V>(0.693359375f);  // exact
     const V sum = hi + f;
     const V lost = select(e != broadcast<V>(0.0f), f - (sum - hi), broadcast<V>(0.0f));
     return sum + fma(f * f, horner(coefficient, f), fma(e, broadcast<V>(-2.12194440e-4f), lost));
@@ -81,7 +81,7 @@ HD inline V log(V x) {
 template <class V>
 HD inline V log1p_unit(V u) {
     const auto upper = u > broadcast<V>(0.41421356f);
-    const V f = select(upper, (u - broadcast<V>(1.0f)) * broadcast<V>(0.5f), u);      // exact either way
+    const V f = select(upper, (u - broadcast<V>(1.0f)) * broadcast<V>(0.5f), u);  // exact either way
     return log_parts(f, select(upper, broadcast<V>(1.0f), broadcast<V>(0.0f)));
 }
 

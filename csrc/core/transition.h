@@ -76,9 +76,8 @@ HD inline void decide(Machine& machine, int64_t t, double max_error, const V (&b
 
 template <class V, int G>
 HD inline void keep(int dim, const typename Bits<V>::Mask (&accepted)[G], V* x, const V* proposal) {
-    for (int i = 0; i < dim; ++i)
-        EBM_FAST_UNROLL
-        for (int g = 0; g < G; ++g) x[i * G + g] = select(accepted[g], proposal[i * G + g], x[i * G + g]);
+    for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) x[i * G + g] = select(accepted[g], proposal[i * G + g], x[i * G + g]);
 }
 
 // x' = x + tau sigma z, accepted or not
@@ -90,8 +89,7 @@ HD inline void random_walk_step(Machine& machine, const ChainParams& c, const Ar
     for (int i = 0; i < dim; ++i) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL
-        for (int g = 0; g < G; ++g)
-            a.proposal[i * G + g] = fma(now.step_size[g] * sigma, a.proposal[i * G + g], a.x[i * G + g]);
+        for (int g = 0; g < G; ++g) a.proposal[i * G + g] = fma(now.step_size[g] * sigma, a.proposal[i * G + g], a.x[i * G + g]);
     }
     V energy[G];
     machine.template evaluate<VALUE>(a.proposal, a.proposal_grad, energy);
@@ -153,9 +151,8 @@ HD inline void hmc_step(Machine& machine, const ChainParams& c, const Arrays<V>&
     keep<V, G>(dim, accepted, a.x, a.proposal);
     keep<V, G>(dim, accepted, a.grad, a.proposal_grad);
     if (c.flip)
-        for (int i = 0; i < dim; ++i)
-            EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) p[i * G + g] = select(accepted[g], p[i * G + g], -a.before[i * G + g]);
+        for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) p[i * G + g] = select(accepted[g], p[i * G + g], -a.before[i * G + g]);
 }
 
 // Langevin's and BAOAB's guard: chains whose energy is not finite, or whose next state could leave float32's range, are frozen.
@@ -166,17 +163,16 @@ HD inline void freeze(Machine& machine, const ChainParams& c, const Arrays<V>& a
     const int dim = static_cast<int>(c.dim);
     using I = typename Bits<V>::type;
     I most[G] = {};
-    for (int i = 0; i < dim; ++i)
-        EBM_FAST_UNROLL
-        for (int g = 0; g < G; ++g) {
-            const I bx = float_to_bits(a.x[i * G + g]) & 0x7FFFFFFF, bg = float_to_bits(a.grad[i * G + g]) & 0x7FFFFFFF;
-            most[g] = bx > most[g] ? bx : most[g];
-            most[g] = bg > most[g] ? bg : most[g];
-            if (c.momentum) {
-                const I bp = float_to_bits(a.momentum[i * G + g]) & 0x7FFFFFFF;
-                most[g] = bp > most[g] ? bp : most[g];
-            }
+    for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) {
+        const I bx = float_to_bits(a.x[i * G + g]) & 0x7FFFFFFF, bg = float_to_bits(a.grad[i * G + g]) & 0x7FFFFFFF;
+        most[g] = bx > most[g] ? bx : most[g];
+        most[g] = bg > most[g] ? bg : most[g];
+        if (c.momentum) {
+            const I bp = float_to_bits(a.momentum[i * G + g]) & 0x7FFFFFFF;
+            most[g] = bp > most[g] ? bp : most[g];
         }
+    }
     bool doubt = machine.stretch > 1e3 || c.prior_precision > 1e3 || c.prior_precision < -1e3 || c.heavy_ball > 1e3;
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) {
@@ -190,9 +186,8 @@ HD inline void freeze(Machine& machine, const ChainParams& c, const Arrays<V>& a
 template <class V, int G>
 HD inline void add_norms(int dim, const V* grad, bool of_frozen, Status<V, G>& status, V (&norm)[G]) {
     Sums<V, G> squares;
-    for (int i = 0; i < dim; ++i)
-        EBM_FAST_UNROLL
-        for (int g = 0; g < G; ++g) squares.add(g, grad[i * G + g], grad[i * G + g]);
+    for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) squares.add(g, grad[i * G + g], grad[i * G + g]);
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) {
         norm[g] = root(squares.at[g]);
@@ -208,7 +203,8 @@ HD inline void langevin_move(const ChainParams& c, const Arrays<V>& a, const V* 
     const int dim = static_cast<int>(c.dim);
     const double inf = __builtin_inf();
     const bool plain = grad && !a.momentum && !status.any_frozen && !(c.prior_precision != 0.0) && c.grad_clip == inf &&
-                       c.step_lo == -inf && c.step_hi == inf && c.noise_lo == -inf && c.noise_hi == inf && c.grad_clip_norm == inf;
+                       c.step_lo == -inf && c.step_hi == inf && c.noise_lo == -inf && c.noise_hi == inf &&
+                       c.grad_clip_norm == inf;
     if (plain) {
         for (int i = 0; i < dim; ++i) {
             const V sigma = scale_at<V>(a.scale, i);

@@ -13,7 +13,7 @@ using Evaluate = void (*)(const EnergyView&, const F* x, F* grad, F* energy, F* 
 
 template <int G>
 struct EnergyEntry {
-    Evaluate of[4];                                        // by Mode
+    Evaluate of[4];  // by Mode
     int64_t (*scratch)(const EnergyView&);
 };
 
@@ -26,9 +26,9 @@ constexpr EnergyEntry<G> entry() {
 // in the order of EnergyKind
 template <int G>
 constexpr EnergyEntry<G> ENERGIES[] = {
-    entry<G, GaussianDiagonal>(), entry<G, GaussianDense>(), entry<G, Mixture>(), entry<G, Gamma>(),   entry<G, DoubleWell>(),
-    entry<G, Rosenbrock>(),       entry<G, Funnel>(),        entry<G, Ring>(),    entry<G, PhiFour>(), entry<G, LogisticRegression>(),
-    entry<G, EightSchools>()};
+    entry<G, GaussianDiagonal>(), entry<G, GaussianDense>(),      entry<G, Mixture>(),     entry<G, Gamma>(),
+    entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),         entry<G, Funnel>(),      entry<G, Ring>(),
+    entry<G, PhiFour>(),          entry<G, LogisticRegression>(), entry<G, EightSchools>()};
 
 inline EnergyView energy_view(const ChainParams& c) {
     return {c.parameters, static_cast<int>(c.dim), static_cast<int>(c.integers[0]), static_cast<int>(c.integers[1])};
@@ -58,7 +58,8 @@ inline void normal_rows(const KeyTable& keys, uint32_t step, uint32_t tag, const
     const int blocks = (dim + 3) / 4, units = blocks * G;
     for (int unit = 0; unit < units; unit += GROUPS) {
         U block[GROUPS], chain[GROUPS];
-        for (int k = 0; k < GROUPS; ++k) block[k] = U{} + static_cast<uint32_t>((unit + k) / G), chain[k] = chains[(unit + k) % G];
+        for (int k = 0; k < GROUPS; ++k)
+            block[k] = U{} + static_cast<uint32_t>((unit + k) / G), chain[k] = chains[(unit + k) % G];
         Words counter[4] = {to_words(block), to_words(chain), to_words(step), to_words(tag)};
         philox4x32_10(counter, keys);
         for (int k = 0; k < GROUPS && unit + k < units; ++k) {
@@ -79,7 +80,7 @@ inline void normal_rows(const KeyTable& keys, uint32_t step, uint32_t tag, const
 // Rows of a tile from and to chains in memory; lanes beyond the last chain repeat it.
 template <int G>
 struct TileIndex {
-    int64_t first, count;      // chains of the tile that exist
+    int64_t first, count;  // chains of the tile that exist
     int64_t chain(int lane) const { return first + (lane < count ? lane : count - 1); }
 };
 
@@ -136,12 +137,12 @@ struct ChainTile {
     const KeyTable& keys;
     const Counter key;
     F* scratch;
-    double stretch = 1.0;      // largest element of the scale
+    double stretch = 1.0;  // largest element of the scale
     U chains[G];
     Numbers<F, G> now;
 
-    ChainTile(const ChainParams& params, const EnergyView& energy_params, const KeyTable& table, const Counter& counter, int64_t tile,
-              F* space)
+    ChainTile(const ChainParams& params, const EnergyView& energy_params, const KeyTable& table, const Counter& counter,
+              int64_t tile, F* space)
         : c(params),
           index{tile * G * W, params.chains - tile * G * W < G * W ? params.chains - tile * G * W : G * W},
           view(energy_params),
@@ -167,7 +168,9 @@ struct ChainTile {
     static uint32_t low(uint64_t step) { return static_cast<uint32_t>(step); }
     uint64_t step_of(int64_t t) const { return first_step() + static_cast<uint64_t>(t); }
     uint64_t first_step() const { return c.stream.rng ? static_cast<uint64_t>(c.stream.rng[1]) + c.stream.step : c.stream.step; }
-    static uint32_t tag(uint64_t step, uint32_t purpose) { return purpose | static_cast<uint32_t>((step >> 32) & 0xFFFFFFu) << 8; }
+    static uint32_t tag(uint64_t step, uint32_t purpose) {
+        return purpose | static_cast<uint32_t>((step >> 32) & 0xFFFFFFu) << 8;
+    }
     void normals(F* out, int64_t t, uint32_t purpose) {
         normal_rows<G>(keys, low(step_of(t)), tag(step_of(t), purpose), chains, view.dim, out);
     }
@@ -186,7 +189,7 @@ struct ChainTile {
     // |x| + e (|p| + e |g| + 6.77 n); with a scale, s sigma^2, n sigma and e sigma of its largest element.
     void freeze_exactly(const Arrays<F>& a, const Numbers<F, G>& at, int64_t t, Status<F, G>& status) {
         const bool baoab = c.transition == TransitionKind::baoab;
-        constexpr double LARGEST_NORMAL = 6.77;            // sqrt(66 ln 2), see core/normal.h
+        constexpr double LARGEST_NORMAL = 6.77;  // sqrt(66 ln 2), see core/normal.h
         for (int lane = 0; lane < G * W; ++lane) {
             const int g = lane / W, k = lane % W;
             if (status.frozen[g][k]) continue;
@@ -202,7 +205,8 @@ struct ChainTile {
             } else if (c.grad_clip_norm < __builtin_inf() && slope - slope == 0.0) {
                 slope = slope > c.grad_clip_norm ? c.grad_clip_norm : slope;
             }
-            const double s = at.step_size[g][k], noise = LARGEST_NORMAL * at.noise_std[g][k], drag = __builtin_fabs(c.prior_precision);
+            const double s = at.step_size[g][k], noise = LARGEST_NORMAL * at.noise_std[g][k],
+                         drag = __builtin_fabs(c.prior_precision);
             const double reach = baoab ? x + s * stretch * (speed + s * stretch * slope + noise)
                                        : x * (1.0 + s * stretch * stretch * drag) + s * stretch * stretch * slope +
                                              __builtin_fabs(c.heavy_ball) * speed + stretch * noise;
@@ -238,8 +242,13 @@ struct ChainTile {
         const int64_t dim = c.dim, rows = dim * G;
         const bool langevin = c.transition == TransitionKind::langevin, walk = c.transition == TransitionKind::random_walk;
         const bool needs_grad = !walk && !(langevin && c.noise_first);
-        Arrays<F> a = {space, space + rows, c.momentum || !langevin ? space + 2 * rows : nullptr, space + 3 * rows, space + 4 * rows,
-                       space + 5 * rows, c.scale};
+        Arrays<F> a = {space,
+                       space + rows,
+                       c.momentum || !langevin ? space + 2 * rows : nullptr,
+                       space + 3 * rows,
+                       space + 4 * rows,
+                       space + 5 * rows,
+                       c.scale};
         F *mean = space + 6 * rows, *squares = space + 7 * rows;
         scratch = space + 8 * rows;
         Status<F, G> status{};
@@ -272,7 +281,8 @@ struct ChainTile {
                     langevin_step<F, G>(*this, c, a, now, noisy, t, status);
                     if (!c.noise_first) {
                         if (c.guard || t + 1 == c.steps || (recorded && c.energies)) {
-                            if (t + 1 < c.steps || c.finish || (recorded && c.energies)) evaluate<BOTH>(a.x, a.grad, status.energy);
+                            if (t + 1 < c.steps || c.finish || (recorded && c.energies))
+                                evaluate<BOTH>(a.x, a.grad, status.energy);
                         } else {
                             evaluate<GRAD>(a.x, a.grad, status.energy);
                         }
@@ -282,7 +292,8 @@ struct ChainTile {
                     break;
                 case TransitionKind::random_walk: random_walk_step<F, G>(*this, c, a, now, t, status); break;
                 case TransitionKind::hmc:
-                    hmc_step<F, G>(*this, c, a, now, t, static_cast<int>(c.leapfrogs_at ? c.leapfrogs_at[t] : c.leapfrogs), status);
+                    hmc_step<F, G>(*this, c, a, now, t, static_cast<int>(c.leapfrogs_at ? c.leapfrogs_at[t] : c.leapfrogs),
+                                   status);
                     break;
                 case TransitionKind::baoab: baoab_step<F, G>(*this, c, a, now, t, status); break;
             }
@@ -295,7 +306,8 @@ struct ChainTile {
         if (c.energy) store_numbers(index, status.energy, c.energy);
         if (c.grad && needs_grad) store_rows(index, a.grad, dim, c.grad);
         if (c.counters) {
-            const Wide* from[] = {status.probability_sum, status.accepted, status.divergent, status.probability, status.hamiltonian};
+            const Wide* from[] = {status.probability_sum, status.accepted, status.divergent, status.probability,
+                                  status.hamiltonian};
             for (int k = 0; k < COUNTERS; ++k) store_numbers(index, from[k], c.counters + k, COUNTERS);
         }
         if (c.norm_sum) store_numbers(index, status.norm_sum, c.norm_sum, 1);
@@ -330,8 +342,7 @@ inline void chain_tiles(const ChainParams& c, const float* packed, int64_t begin
     const KeyTable keys(key.keys);
     EnergyView view = energy_view(c);
     if (packed) view.p = packed;
-    for (int64_t tile = begin; tile < end; ++tile)
-        ChainTile<G>(c, view, keys, key, tile, nullptr).run(static_cast<F*>(space));
+    for (int64_t tile = begin; tile < end; ++tile) ChainTile<G>(c, view, keys, key, tile, nullptr).run(static_cast<F*>(space));
 }
 
 constexpr int MOST_GROUPS = W == 16 ? 4 : 2;
@@ -343,7 +354,7 @@ inline void chain_range(const ChainParams& c, int groups, const float* packed, i
 }
 
 inline int64_t chain_space(const ChainParams& c, int groups) {
-    const int64_t vectors = groups == 1                        ? ChainTile<1>::space(c)
+    const int64_t vectors = groups == 1                       ? ChainTile<1>::space(c)
                             : groups == 2 || MOST_GROUPS == 2 ? ChainTile<2>::space(c)
                                                               : ChainTile<MOST_GROUPS>::space(c);
     return vectors * static_cast<int64_t>(sizeof(F));

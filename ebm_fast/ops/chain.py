@@ -163,8 +163,8 @@ def chain_(
         step_size, noise_std, beta, persistence: s, n, beta, c: numbers, tensors () or (n,), or schedules (steps, 1), (steps, n).
         scale: sigma (*event), float32.
         momentum: carried momentum (hmc with flip, baoab) or velocity (langevin's heavy ball), like x.
-        energy, grad: E (n,) and its gradient (n, *event) at x after the last step, written where given; `carried`: they hold those
-            of x at the beginning, which saves one evaluation.
+        energy, grad: E (n,) and its gradient (n, *event) at x after the last step, written where given; `carried`: they hold
+            those of x at the beginning, which saves one evaluation.
         divergence_step: int64 (n,), -1 where no divergence: chains that cannot go on are frozen and their step is entered
             ("langevin", "baoab"). None: nothing is looked for.
         norm_sum: float64 (n,), += |g| of each step.
@@ -205,7 +205,7 @@ def chain_(
     if carries and momentum is None:
         raise ValueError("momentum must be given, a tensor like x that carries it from call to call")
     if not carries and momentum is not None:
-        raise ValueError(f"momentum is not carried by {transition!r} with flip={flip} and heavy_ball={heavy_ball:g}; leave it out")
+        raise ValueError(f"momentum is not carried by {transition!r}, flip={flip}, heavy_ball={heavy_ball:g}; leave it out")
     for t, name, shape, dtype in (
         (momentum, "momentum", tuple(x.shape), torch.float32), (grad, "grad", tuple(x.shape), torch.float32),
         (energy, "energy", (n,), torch.float32), (divergence_step, "divergence_step", (n,), torch.int64),
@@ -231,8 +231,8 @@ def chain_(
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, x)
     guard = divergence_step is not None and transition in ("langevin", "baoab")
-    _op(x, descriptor.parameters, energy, grad, momentum, scale, s_at, c_at, b_at, p_at, lengths, divergence_step, norm_sum, samples,
-        energies, hamiltonians, counters, mean, squares, rng, descriptor.kind, list(descriptor.integers), transition, steps, thin,
+    _op(x, descriptor.parameters, energy, grad, momentum, scale, s_at, c_at, b_at, p_at, lengths, divergence_step, norm_sum,
+        samples, energies, hamiltonians, counters, mean, squares, rng, descriptor.kind, list(descriptor.integers), transition, steps, thin,
         count, leapfrogs, carried, energy is not None or grad is not None, flip, noise_first, guard, s, c, b, p, numbers,
         signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
     return x

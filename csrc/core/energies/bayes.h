@@ -16,29 +16,27 @@ struct LogisticRegression {
     static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
         Sums<V, G> sum, squares;
         const V prior = broadcast<V>(q.p[0]);
-        for (int i = 0; i < q.dim; ++i)
-            EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) {
-                if constexpr (MODE & GRAD) grad[i * G + g] = prior * x[i * G + g];
-                if constexpr (MODE & VALUE) squares.add(g, x[i * G + g], x[i * G + g]);
-            }
+        for (int i = 0; i < q.dim; ++i) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) {
+            if constexpr (MODE & GRAD) grad[i * G + g] = prior * x[i * G + g];
+            if constexpr (MODE & VALUE) squares.add(g, x[i * G + g], x[i * G + g]);
+        }
         const float* panel = q.p + 1;
         for (int n = 0; n < q.n0; n += PANEL, panel += PANEL * q.dim) {
             V z[PANEL][G] = {};
             panel_product<V, G>(panel, x, q.dim, z);
             EBM_FAST_UNROLL
-            for (int r = 0; r < PANEL; ++r)
-                EBM_FAST_UNROLL
-                for (int g = 0; g < G; ++g) {
-                    if constexpr (MODE & VALUE) {
-                        V loss, slope;
-                        softplus(-z[r][g], loss, slope);
-                        if (n + r < q.n0) sum.add(g, loss);
-                        z[r][g] = -slope;
-                    } else {
-                        z[r][g] = -sigmoid(-z[r][g]);
-                    }
+            for (int r = 0; r < PANEL; ++r) EBM_FAST_UNROLL
+            for (int g = 0; g < G; ++g) {
+                if constexpr (MODE & VALUE) {
+                    V loss, slope;
+                    softplus(-z[r][g], loss, slope);
+                    if (n + r < q.n0) sum.add(g, loss);
+                    z[r][g] = -slope;
+                } else {
+                    z[r][g] = -sigmoid(-z[r][g]);
                 }
+            }
             if constexpr (MODE & GRAD) panel_transposed<V, G>(panel, z, q.dim, grad);
         }
         if constexpr (MODE & VALUE)

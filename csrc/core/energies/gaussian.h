@@ -35,9 +35,8 @@ struct GaussianDense {
     template <class V, int G, int MODE>
     static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V* y) {
         Sums<V, G> sum;
-        for (int i = 0; i < q.dim; ++i)
-            EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) y[i * G + g] = x[i * G + g] - broadcast<V>(q.p[i]);
+        for (int i = 0; i < q.dim; ++i) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) y[i * G + g] = x[i * G + g] - broadcast<V>(q.p[i]);
         const float* panel = q.p + q.dim;
         for (int i = 0; i < q.dim; i += PANEL, panel += PANEL * q.dim) {
             V acc[PANEL][G] = {};
@@ -71,16 +70,14 @@ struct Mixture {
         int m = 0;
         for (; m + BLOCK <= components; m += BLOCK) log_densities<V, G, BLOCK>(c, mu, a, dim, x, m, weight, top);
         for (; m < components; ++m) log_densities<V, G, 1>(c, mu, a, dim, x, m, weight, top);
-        for (m = 0; m < components; ++m)
-            EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) {
-                const V w = exp_weight(weight[m * G + g] - top[g]);
-                weight[m * G + g] = w;
-                total[g] = total[g] + w;
-            }
-        if constexpr (MODE & VALUE)
-            EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) energy[g] = -(top[g] + log(total[g]));
+        for (m = 0; m < components; ++m) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) {
+            const V w = exp_weight(weight[m * G + g] - top[g]);
+            weight[m * G + g] = w;
+            total[g] = total[g] + w;
+        }
+        if constexpr (MODE & VALUE) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) energy[g] = -(top[g] + log(total[g]));
         if constexpr (MODE & GRAD) {
             V share[G];
             EBM_FAST_UNROLL
@@ -95,42 +92,37 @@ struct Mixture {
     static HD void log_densities(const float* c, const float* mu, const float* a, int dim, const V* x, int m, V* out,
                                  V (&top)[G]) {
         V sum[N][G] = {};
-        for (int i = 0; i < dim; ++i)
-            EBM_FAST_UNROLL
-            for (int j = 0; j < N; ++j) {
-                const V centre = broadcast<V>(mu[(m + j) * dim + i]), precision = broadcast<V>(a[(m + j) * dim + i]);
-                EBM_FAST_UNROLL
-                for (int g = 0; g < G; ++g) {
-                    const V y = x[i * G + g] - centre;
-                    sum[j][g] = fma(precision * y, y, sum[j][g]);
-                }
-            }
-        EBM_FAST_UNROLL
-        for (int j = 0; j < N; ++j)
+        for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+        for (int j = 0; j < N; ++j) {
+            const V centre = broadcast<V>(mu[(m + j) * dim + i]), precision = broadcast<V>(a[(m + j) * dim + i]);
             EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) {
-                const V value = fma(broadcast<V>(-0.5f), sum[j][g], broadcast<V>(c[m + j]));
-                out[(m + j) * G + g] = value;
-                top[g] = value > top[g] ? value : top[g];
+                const V y = x[i * G + g] - centre;
+                sum[j][g] = fma(precision * y, y, sum[j][g]);
             }
+        }
+        EBM_FAST_UNROLL
+        for (int j = 0; j < N; ++j) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) {
+            const V value = fma(broadcast<V>(-0.5f), sum[j][g], broadcast<V>(c[m + j]));
+            out[(m + j) * G + g] = value;
+            top[g] = value > top[g] ? value : top[g];
+        }
     }
 
     template <class V, int G, int N>
     static HD void pull(const float* mu, const float* a, int components, int dim, const V* x, int i, const V* weight,
                         const V (&share)[G], V* grad) {
         V sum[N][G] = {};
-        for (int m = 0; m < components; ++m)
+        for (int m = 0; m < components; ++m) EBM_FAST_UNROLL
+        for (int j = 0; j < N; ++j) {
+            const V centre = broadcast<V>(mu[m * dim + i + j]), precision = broadcast<V>(a[m * dim + i + j]);
             EBM_FAST_UNROLL
-            for (int j = 0; j < N; ++j) {
-                const V centre = broadcast<V>(mu[m * dim + i + j]), precision = broadcast<V>(a[m * dim + i + j]);
-                EBM_FAST_UNROLL
-                for (int g = 0; g < G; ++g)
-                    sum[j][g] = fma(weight[m * G + g], precision * (x[(i + j) * G + g] - centre), sum[j][g]);
-            }
+            for (int g = 0; g < G; ++g) sum[j][g] = fma(weight[m * G + g], precision * (x[(i + j) * G + g] - centre), sum[j][g]);
+        }
         EBM_FAST_UNROLL
-        for (int j = 0; j < N; ++j)
-            EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) grad[(i + j) * G + g] = sum[j][g] * share[g];
+        for (int j = 0; j < N; ++j) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) grad[(i + j) * G + g] = sum[j][g] * share[g];
     }
 };
 

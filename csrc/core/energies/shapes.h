@@ -36,13 +36,12 @@ struct DoubleWell {
     static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
         Sums<V, G> sum;
         const V h4 = broadcast<V>(4.0f * q.p[0]), b2 = broadcast<V>(-q.p[1] * q.p[1]);
-        for (int i = 0; i < q.dim; ++i)
-            EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) {
-                const V y = x[i * G + g], t = fma(y, y, b2);
-                if constexpr (MODE & GRAD) grad[i * G + g] = h4 * y * t;
-                if constexpr (MODE & VALUE) sum.add(g, t, t);
-            }
+        for (int i = 0; i < q.dim; ++i) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) {
+            const V y = x[i * G + g], t = fma(y, y, b2);
+            if constexpr (MODE & GRAD) grad[i * G + g] = h4 * y * t;
+            if constexpr (MODE & VALUE) sum.add(g, t, t);
+        }
         if constexpr (MODE & VALUE)
             for (int g = 0; g < G; ++g) energy[g] = narrow(static_cast<double>(q.p[0]) * sum.at[g]);
     }
@@ -104,9 +103,8 @@ struct Ring {
     static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
         const V radius = broadcast<V>(q.p[0]), precision = broadcast<V>(1.0f / (q.p[1] * q.p[1])), zero = broadcast<V>(0.0f);
         Sums<V, G> squares;
-        for (int i = 0; i < q.dim; ++i)
-            EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) squares.add(g, x[i * G + g], x[i * G + g]);
+        for (int i = 0; i < q.dim; ++i) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) squares.add(g, x[i * G + g], x[i * G + g]);
         V pull[G];
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
@@ -115,9 +113,8 @@ struct Ring {
             pull[g] = select(r > zero, precision * off / r, zero);
         }
         if constexpr (MODE & GRAD)
-            for (int i = 0; i < q.dim; ++i)
-                EBM_FAST_UNROLL
-                for (int g = 0; g < G; ++g) grad[i * G + g] = pull[g] * x[i * G + g];
+            for (int i = 0; i < q.dim; ++i) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) grad[i * G + g] = pull[g] * x[i * G + g];
     }
 };
 
