@@ -12,6 +12,9 @@ void norm_cpu(const NormParams& params, int threads);
 void proposal_cpu(const ProposalParams& params, int threads);
 void leapfrog_cpu(const LeapfrogParams& params, int threads);
 void metropolis_cpu(const MetropolisParams& params, int threads);
+void baoab_cpu(const BaoabParams& params, int threads);
+void swap_cpu(const SwapParams& params, int threads);
+void moments_cpu(const MomentsParams& params, int threads);
 
 std::vector<std::string> available_isas();     // best last
 std::string current_isa();

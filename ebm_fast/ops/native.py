@@ -147,3 +147,54 @@ def metropolis_cpu(x: Tensor, *args: Any) -> None:
 
 def metropolis_cuda(x: Tensor, *args: Any) -> None:
     _on_cuda(x.device, _C.metropolis_cuda, *_metropolis_args(x, *args))
+
+
+def _baoab_args(
+    x: Tensor, momentum: Tensor, grad: Tensor, scale: Tensor | None, active: Tensor | None, kick_at: Tensor | None,
+    drift_at: Tensor | None, persistence_at: Tensor | None, noise_std_at: Tensor | None, rng: Tensor | None, kick: float,
+    drift: float, persistence: float, noise_std: float, kicks: int, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), momentum.data_ptr(), grad.data_ptr(), address(scale), address(active), *_shape(x), DTYPES[x.dtype], kick,
+        *_at(kick_at), drift, *_at(drift_at), persistence, *_at(persistence_at), noise_std, *_at(noise_std_at), kicks,
+        seed & WORD, step & WORD, purpose, chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def baoab_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.baoab_cpu, *_baoab_args(x, *args))
+
+
+def baoab_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.baoab_cuda, *_baoab_args(x, *args))
+
+
+def _swap_args(
+    x: Tensor, energy: Tensor, betas: Tensor, grad: Tensor | None, labels: Tensor | None, counters: Tensor | None,
+    rng: Tensor | None, parity: int, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    chains, replicas = energy.shape
+    return (
+        x.data_ptr(), energy.data_ptr(), betas.data_ptr(), address(grad), address(labels), address(counters), chains, replicas,
+        x.numel() // energy.numel(), DTYPES[x.dtype], parity, seed & WORD, step & WORD, purpose, chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def swap_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.swap_cpu, *_swap_args(x, *args))
+
+
+def swap_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.swap_cuda, *_swap_args(x, *args))
+
+
+def _moments_args(x: Tensor, mean: Tensor, squares: Tensor, count_at: Tensor | None, count: int) -> tuple:
+    return x.data_ptr(), mean.data_ptr(), squares.data_ptr(), *_shape(x), DTYPES[x.dtype], address(count_at), count
+
+
+def moments_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.moments_cpu, *_moments_args(x, *args))
+
+
+def moments_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.moments_cuda, *_moments_args(x, *args))
