@@ -100,6 +100,40 @@ MetropolisParams metropolis_params(Pointer x, Pointer proposal, Pointer energy, 
     return p;
 }
 
+BaoabParams baoab_params(Pointer x, Pointer momentum, Pointer grad, Pointer scale, Pointer active, int64_t chains, int64_t dim,
+                         int dtype, double kick, Pointer kick_at, int64_t kick_stride, double drift, Pointer drift_at,
+                         int64_t drift_stride, double persistence, Pointer persistence_at, int64_t persistence_stride,
+                         double noise_std, Pointer noise_std_at, int64_t noise_std_stride, int kicks, uint64_t seed,
+                         uint64_t step, uint32_t purpose, uint32_t chain_offset, Pointer rng) {
+    BaoabParams p{};
+    p.stream = {seed, step, purpose, chain_offset, at<const int64_t>(rng)};
+    p.chains = chains, p.dim = dim, p.dtype = static_cast<DType>(dtype);
+    p.x = at<void>(x), p.momentum = at<void>(momentum), p.grad = at<const void>(grad), p.scale = at<const void>(scale);
+    p.active = at<const uint8_t>(active);
+    p.kick = {kick, at<const void>(kick_at), kick_stride}, p.drift = {drift, at<const void>(drift_at), drift_stride};
+    p.persistence = {persistence, at<const void>(persistence_at), persistence_stride};
+    p.noise_std = {noise_std, at<const void>(noise_std_at), noise_std_stride}, p.kicks = kicks;
+    return p;
+}
+
+SwapParams swap_params(Pointer x, Pointer energy, Pointer betas, Pointer grad, Pointer labels, Pointer counters, int64_t chains,
+                       int64_t replicas, int64_t dim, int dtype, int parity, uint64_t seed, uint64_t step, uint32_t purpose,
+                       uint32_t chain_offset, Pointer rng) {
+    SwapParams p{};
+    p.stream = {seed, step, purpose, chain_offset, at<const int64_t>(rng)};
+    p.chains = chains, p.replicas = replicas, p.dim = dim, p.dtype = static_cast<DType>(dtype);
+    p.x = at<void>(x), p.energy = at<void>(energy), p.betas = at<const double>(betas), p.grad = at<void>(grad);
+    p.labels = at<int64_t>(labels), p.counters = at<double>(counters), p.parity = parity;
+    return p;
+}
+
+MomentsParams moments_params(Pointer x, Pointer mean, Pointer squares, int64_t chains, int64_t dim, int dtype, Pointer count_at,
+                             int64_t count) {
+    return {
+        chains, dim, static_cast<DType>(dtype), at<const void>(x), at<void>(mean), at<void>(squares), at<const int64_t>(count_at),
+        count};
+}
+
 Schedule schedule(double value, Pointer values, int64_t chain_stride, int64_t step_stride) {
     return {value, at<const float>(values), chain_stride, step_stride};
 }
@@ -161,6 +195,9 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "proposal_cpu", proposal_params, proposal_cpu);
     bind(m, "leapfrog_cpu", leapfrog_params, leapfrog_cpu);
     bind(m, "metropolis_cpu", metropolis_params, metropolis_cpu);
+    bind(m, "baoab_cpu", baoab_params, baoab_cpu);
+    bind(m, "swap_cpu", swap_params, swap_cpu);
+    bind(m, "moments_cpu", moments_params, moments_cpu);
     py::class_<Schedule>(m, "Schedule").def(py::init(&schedule));
     bind(m, "chain_cpu", chain_params, chain_cpu);
     m.def("math_cpu",
@@ -174,6 +211,12 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "noise_cuda", noise_params, noise_cuda);
     bind(m, "langevin_cuda", langevin_params, langevin_cuda);
     bind(m, "norm_cuda", norm_params, norm_cuda);
+    bind(m, "proposal_cuda", proposal_params, proposal_cuda);
+    bind(m, "leapfrog_cuda", leapfrog_params, leapfrog_cuda);
+    bind(m, "metropolis_cuda", metropolis_params, metropolis_cuda);
+    bind(m, "baoab_cuda", baoab_params, baoab_cuda);
+    bind(m, "swap_cuda", swap_params, swap_cuda);
+    bind(m, "moments_cuda", moments_params, moments_cuda);
     m.attr("cuda_architectures") = EBM_FAST_CUDA_ARCHS;
 #else
     m.attr("cuda_architectures") = "";

@@ -1,6 +1,6 @@
 """ebm_fast: a fast sampling engine for energy-based models, p(x) proportional to exp(-E(x)/T)."""
 
-from . import energies, engine, models, objectives, ops, samplers, training
+from . import diagnostics, energies, engine, models, objectives, ops, samplers, training
 from .engine import ChainState, Interrupted, Run, sample
 from .objectives import ContrastiveDivergence, PersistentCD, ShortRunMLE
 from .ops import BackendError, use_backend
@@ -48,6 +48,7 @@ __all__ = [
     "Trainer",
     "UnderdampedLangevin",
     "__version__",
+    "diagnostics",
     "energies",
     "engine",
     "langevin_",

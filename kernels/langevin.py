@@ -2,22 +2,14 @@
 # mypy: allow-untyped-defs
 
 import math
-import struct
 
 import torch
 import triton
 import triton.language as tl
 
+from .coefficients import as_passed, coefficient, coefficient_of, stride
 from .normal import normals
-from .philox import geometry, on_device_of, side_by_side, stored_as, tile_of_blocks, tile_words
-
-
-@triton.jit
-def coefficient(value, dtype: tl.constexpr):
-    """Triton passes a Python float as float32, so those of a float64 state travel as the integer of the same bits."""
-    if dtype == tl.float64:
-        value = value.to(tl.int64).to(tl.float64, bitcast=True)
-    return value
+from .philox import geometry, on_device_of, place_of, side_by_side, stored_as, tile_of_blocks, tile_words
 
 
 @triton.jit
@@ -32,11 +24,11 @@ def clamp(a, lo, hi):
     "purpose", "seed", "step", "chain_offset", "blocks", "dim", "per_chain",
 ])  # fmt: skip
 def langevin_kernel(
-    x, grad, velocity, step_size_at, noise_std_at, grad_scale, active, rng, step_size, noise_std, momentum, prior_precision,
-    grad_clip, step_lo, step_hi, noise_lo, noise_hi, purpose, seed: tl.int64, step: tl.int64, chain_offset: tl.int64, blocks,
-    dim, per_chain, INDEX: tl.constexpr, WHOLE: tl.constexpr, TILE: tl.constexpr, STEP_STRIDE: tl.constexpr,
-    NOISE_STRIDE: tl.constexpr, NOISE: tl.constexpr, PRIOR: tl.constexpr, CLIP: tl.constexpr, STEP_CLAMP: tl.constexpr,
-    NOISE_CLAMP: tl.constexpr,
+    x, grad, velocity, step_size_at, noise_std_at, grad_scale, active, scale, rng, step_size, noise_std, momentum,
+    prior_precision, grad_clip, step_lo, step_hi, noise_lo, noise_hi, purpose, seed: tl.int64, step: tl.int64,
+    chain_offset: tl.int64, blocks, dim, per_chain, INDEX: tl.constexpr, WHOLE: tl.constexpr, TILE: tl.constexpr,
+    STEP_STRIDE: tl.constexpr, NOISE_STRIDE: tl.constexpr, NOISE: tl.constexpr, PRIOR: tl.constexpr, CLIP: tl.constexpr,
+    STEP_CLAMP: tl.constexpr, NOISE_CLAMP: tl.constexpr,
 ):  # fmt: skip
     FLOAT: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     chain, block, exists, element, mask = tile_of_blocks(blocks, dim, per_chain, INDEX, WHOLE, TILE)
@@ -44,6 +36,8 @@ def langevin_kernel(
         exists = exists & (tl.load(active + chain, mask=exists, other=0) != 0)
         mask = mask & exists[:, None]
     y = tl.load(x + element, mask=mask).to(FLOAT)
+    if scale is not None:
+        sigma = tl.load(scale + place_of(block, INDEX), mask=mask)
     if grad is not None:
         g = tl.load(grad + element, mask=mask).to(FLOAT)
         if CLIP:
@@ -53,10 +47,9 @@ def langevin_kernel(
             g = tl.load(grad_scale + chain, mask=exists)[:, None] * g
         if PRIOR:
             g = tl.fma(coefficient(prior_precision, FLOAT), y, g)
-        if step_size_at is not None:
-            s = tl.load(step_size_at + chain * STEP_STRIDE, mask=exists)[:, None]
-        else:
-            s = coefficient(step_size, FLOAT)
+        s = coefficient_of(chain, exists, step_size, step_size_at, STEP_STRIDE, FLOAT)
+        if scale is not None:
+            s = s * (sigma * sigma)
         if velocity is not None:
             v = tl.load(velocity + element, mask=mask).to(FLOAT)
             v = tl.fma(-s, g, coefficient(momentum, FLOAT) * v)
@@ -69,10 +62,9 @@ def langevin_kernel(
     if NOISE:
         a, b, c, d = tile_words(block, chain, rng, seed, step, purpose, chain_offset)
         z0, z1, z2, z3 = normals(a, b, c, d)
-        if noise_std_at is not None:
-            n = tl.load(noise_std_at + chain * NOISE_STRIDE, mask=exists)[:, None]
-        else:
-            n = coefficient(noise_std, FLOAT)
+        n = coefficient_of(chain, exists, noise_std, noise_std_at, NOISE_STRIDE, FLOAT)
+        if scale is not None:
+            n = n * sigma
         y = tl.fma(n, side_by_side(z0, z1, z2, z3, TILE).to(FLOAT), y)
     if NOISE_CLAMP:
         y = clamp(y, coefficient(noise_lo, FLOAT), coefficient(noise_hi, FLOAT))
@@ -86,16 +78,17 @@ def langevin_step_(
     prior_precision: float, grad_clip: float, step_lo: float, step_hi: float, noise_lo: float, noise_hi: float, purpose: int,
     seed: int, step: int, chain_offset: int,
 ) -> None:  # fmt: skip
-    """y = x - s (scale clip(g) + p x), or with velocity v = m v - s (...), y = x + v; clamp; y += n z; clamp; in place."""
-    assert scale is None
+    """y = x - s (grad_scale clip(g) + p x), or with velocity v = m v - s (...), y = x + v; clamp; y += n z; clamp; in place.
+
+    With `scale`: s scale^2 in place of s, n scale in place of n.
+    """
     grid, shape = geometry(x)
     numbers = (step_size, noise_std, momentum, prior_precision, grad_clip, step_lo, step_hi, noise_lo, noise_hi)
     with on_device_of(x):
         langevin_kernel[grid](
             x, grad, velocity, step_size_at, noise_std_at, grad_scale, None if active is None else active.view(torch.uint8),
-            rng, *(struct.unpack("9q", struct.pack("9d", *numbers)) if x.dtype == torch.float64 else numbers), purpose, seed,
-            step, chain_offset, *shape, 0 if step_size_at is None else step_size_at.ndim,
-            0 if noise_std_at is None else noise_std_at.ndim, noise_std_at is not None or noise_std != 0.0,
-            prior_precision != 0.0, grad_clip != math.inf, step_lo != -math.inf or step_hi != math.inf,
-            noise_lo != -math.inf or noise_hi != math.inf, num_warps=4, enable_fp_fusion=False,
+            scale, rng, *as_passed(x.dtype, *numbers), purpose, seed, step, chain_offset, *shape, stride(step_size_at),
+            stride(noise_std_at), noise_std_at is not None or noise_std != 0.0, prior_precision != 0.0,
+            grad_clip != math.inf, step_lo != -math.inf or step_hi != math.inf, noise_lo != -math.inf or noise_hi != math.inf,
+            num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip

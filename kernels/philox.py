@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 TILE = 512  # blocks: 2048 elements a program, 16 a thread
+HALF_TILE = TILE // 2  # where several tensors are read: their loads in flight take registers
 WIDE_FROM = 2**31 - 4 * TILE  # elements from which on indices need 64 bits
 
 
@@ -52,6 +53,12 @@ def tile_words(block, chain, rng, seed, step, purpose, chain_offset):
 
 
 @triton.jit
+def place_of(block, INDEX: tl.constexpr):
+    """Index inside the event of each element of a block # (TILE,) -> (TILE, 4)."""
+    return block[:, None].to(INDEX) * 4 + tl.arange(0, 4)[None, :]
+
+
+@triton.jit
 def tile_of_blocks(blocks, dim, per_chain, INDEX: tl.constexpr, WHOLE: tl.constexpr, TILE: tl.constexpr):
     """This program's blocks: chain, block in the chain, whether it exists # (TILE,); element index and mask # (TILE, 4)."""
     first = tl.program_id(0).to(INDEX) * TILE
@@ -63,12 +70,11 @@ def tile_of_blocks(blocks, dim, per_chain, INDEX: tl.constexpr, WHOLE: tl.conste
     chain = first_chain + over.to(INDEX)
     block = local - over * per_chain.to(tl.uint32)
     exists = first + lane < blocks
-    k = tl.arange(0, 4)[None, :]
     if WHOLE:  # dim % 4 == 0: blocks lie side by side, so the compiler sees 16-byte accesses
-        element = (first + lane)[:, None] * 4 + k
+        element = (first + lane)[:, None] * 4 + tl.arange(0, 4)[None, :]
         mask = tl.broadcast_to(exists[:, None], (TILE, 4))
     else:
-        place = block[:, None].to(INDEX) * 4 + k
+        place = place_of(block, INDEX)
         element = chain[:, None] * dim + place
         mask = exists[:, None] & (place < dim)
     return chain, block, exists, element, mask
@@ -90,7 +96,7 @@ def stored_as(a, dtype: tl.constexpr):
     return a.to(dtype)
 
 
-def geometry(x: torch.Tensor) -> tuple[tuple[int], tuple[int, int, int, tl.dtype, bool, int]]:
+def geometry(x: torch.Tensor, tile: int = TILE) -> tuple[tuple[int], tuple[int, int, int, tl.dtype, bool, int]]:
     """Grid, and (blocks, dim, per_chain, INDEX, WHOLE, TILE) for x # (n, *event)."""
     chains = x.shape[0]
     dim = x.numel() // chains
@@ -98,7 +104,8 @@ def geometry(x: torch.Tensor) -> tuple[tuple[int], tuple[int, int, int, tl.dtype
     blocks = chains * per_chain
     index = tl.int64 if 4 * blocks >= WIDE_FROM else tl.int32
     whole = dim % 4 == 0
-    tile = TILE if whole else TILE // 2  # addresses of odd events take registers
+    if not whole:  # addresses of odd events take registers, and so do 64-bit numbers
+        tile = min(tile, TILE // 4 if x.itemsize == 8 else HALF_TILE)
     return ((blocks + tile - 1) // tile,), (blocks, dim, per_chain, index, whole, tile)
 
 

@@ -23,7 +23,7 @@ enum class TransitionKind : int { langevin, random_walk, hmc, baoab };
 
 constexpr int COUNTERS = 5;      // as ops/metropolis.py
 
-// A number, or float32 values for each chain and/or each step: value of chain i at step t = at[i * chain_stride + t * step_stride].
+// A number, or float32 values for each chain or step: that of chain i at step t is at[i * chain_stride + t * step_stride].
 struct Schedule {
     double value;
     const float* at;  // or null

@@ -1,5 +1,5 @@
-// The whole chain on the CPU: a tile of G x W chains is taken into the cache, with its event along the rows, and stays there through all
-// steps. Lane = chain. What a chain computes depends on nothing but its index.
+// The whole chain on the CPU: a tile of G x W chains is taken into the cache, with its event along the rows, and stays there
+// through all steps. Lane = chain. What a chain computes depends on nothing but its index.
 #pragma once
 #include "../core/energies/bayes.h"
 #include "../core/energies/gaussian.h"

@@ -17,6 +17,9 @@ struct CpuKernels {
     void (*metropolis_segments)(const MetropolisParams&, int64_t chain, int64_t begin, int64_t end, double* sums);
     bool (*metropolis_decide)(const MetropolisParams&, int64_t chain, double sum);
     void (*metropolis_select)(const MetropolisParams&, int64_t chain, bool accepted, int64_t begin, int64_t end);
+    void (*baoab)(const BaoabParams&, int64_t begin, int64_t end);
+    void (*swap)(const SwapParams&, int64_t begin, int64_t end);
+    void (*moments)(const MomentsParams&, int64_t begin, int64_t end);
 };
 
 extern const CpuKernels baseline_kernels, avx2_kernels, avx512_kernels;

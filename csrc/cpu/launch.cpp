@@ -106,6 +106,22 @@ void metropolis_cpu(const MetropolisParams& p, int threads) {
     }
 }
 
+void baoab_cpu(const BaoabParams& p, int threads) {
+    const CpuKernels* k = current();
+    over_units(p.chains, p.dim, NOISY, threads, [&](int64_t b, int64_t e) { k->baoab(p, b, e); });
+}
+
+void swap_cpu(const SwapParams& p, int threads) {
+    const CpuKernels* k = current();
+    parallel_for(blocks(p.chains, p.replicas), grain_of_chains(NOISY, 4 * p.dim), 1, threads,
+                 [&](int64_t b, int64_t e) { k->swap(p, b, e); });
+}
+
+void moments_cpu(const MomentsParams& p, int threads) {
+    const CpuKernels* k = current();
+    parallel_for(p.chains * p.dim, PLAIN, TILE, threads, [&](int64_t b, int64_t e) { k->moments(p, b, e); });
+}
+
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;
     for (const CpuKernels* k : available()) names.emplace_back(k->isa);

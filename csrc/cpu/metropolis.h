@@ -6,12 +6,6 @@
 
 EBM_FAST_CORE_BEGIN
 
-struct LogUniformOf {
-    static void make(const U (&w)[4], I (&out)[4]) {
-        for (int k = 0; k < 4; ++k) out[k] = (I)log_unit<F, I>(word_to_uniform<F, U>(w[k]));
-    }
-};
-
 template <class T>
 class Metropolis {
 public:
@@ -88,8 +82,8 @@ private:
                                     0.5 * sum,
                                     p.log_ratio ? p.log_ratio[chain] : 0.0,
                                     p.beta.at ? static_cast<const T*>(p.beta.at)[chain * p.beta.stride] : p.beta.value};
-        const Decision decision = decide(chain_end, log_u, p.max_error);
-        if (p.counters) count(decision, p.counters + 5 * chain);
+        const Decision decision = decide(chain_end, log_u);
+        if (p.counters) count(decision, p.max_error, p.counters + 5 * chain);
         if (decision.accepted) *energy = proposal_energy;
         return decision.accepted;
     }

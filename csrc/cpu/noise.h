@@ -38,6 +38,11 @@ struct UniformOf {
         for (int k = 0; k < 4; ++k) out[k] = (I)word_to_uniform<F, U>(w[k]);
     }
 };
+struct LogUniformOf {
+    static void make(const U (&w)[4], I (&out)[4]) {
+        for (int k = 0; k < 4; ++k) out[k] = (I)log_unit<F, I>(word_to_uniform<F, U>(w[k]));
+    }
+};
 struct RademacherOf {
     static void make(const U (&w)[4], I (&out)[4]) {
         for (int k = 0; k < 4; ++k) out[k] = (I)((w[k] & 0x80000000u) | 0x3F800000u);

@@ -25,8 +25,8 @@ class Coefficients {
 public:
     using V = typename Storage<T>::Vector;
 
-    Coefficients(const Coefficient (&source)[N], const void* scale, int64_t dim)
-        : scale_(static_cast<const T*>(scale)), dim_(dim), differs_(false), spread_chains_(0) {
+    Coefficients(const Coefficient (&source)[N], const void* scale, int64_t dim, const uint8_t* active = nullptr)
+        : scale_(static_cast<const T*>(scale)), active_(active), dim_(dim), differs_(false), spread_chains_(0) {
         for (int n = 0; n < N; ++n) {
             source_[n] = source[n];
             differs_ = differs_ || (source[n].at && source[n].stride);
@@ -37,6 +37,11 @@ public:
     // A tile of chains of one event each. body.run<PART>(from, i, count, coefficients): element `from` in memory, `i` in the tile.
     template <class Body> void chains(int64_t first, int64_t chains, Body& body) {
         const int64_t from = first * dim_;
+        if (active_) {
+            for (int64_t k = 0; k < chains; ++k)
+                if (active_[first + k]) row(first + k, 0, dim_, k * dim_, body);
+            return;
+        }
         if (!differs_ && !scale_) return flat<false>(from, chains * dim_, body);
         if (dim_ < LONG_EVENT) {
             if (differs_ || spread_chains_ < chains) spread(first, chains);
@@ -51,7 +56,9 @@ public:
         if (dim_ > TILE) {
             const int64_t tiles = tiles_of_chain(dim_);
             for (int64_t unit = begin; unit < end; ++unit) {
-                const int64_t chain = unit / tiles, e = unit % tiles * TILE, count = dim_ - e < TILE ? dim_ - e : TILE;
+                const int64_t chain = unit / tiles;
+                if (active_ && !active_[chain]) continue;
+                const int64_t e = unit % tiles * TILE, count = dim_ - e < TILE ? dim_ - e : TILE;
                 const int64_t block = chain * per_chain + e / 4;
                 before(block, block + blocks_per_chain(count), chain * dim_ + e, count);
                 row(chain, e, count, 0, body);
@@ -130,6 +137,7 @@ private:
 
     Coefficient source_[N];
     const T* scale_;
+    const uint8_t* active_;  // # (n,) or null: chains with 0 are left alone
     int64_t dim_;
     bool differs_;
     int64_t spread_chains_;

@@ -33,10 +33,7 @@ def tensors(dtype: torch.dtype | None, **values: Any) -> dict[str, Tensor]:
         if isinstance(value, (bool, str, bytes)) or (isinstance(value, Tensor) and value.is_complex()):
             raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}")
         try:
-            with torch.inference_mode(False):
-                tensor = torch.as_tensor(value, dtype=dtype, device=device).detach().clone(
-                    memory_format=torch.contiguous_format
-                )
+            tensor = torch.as_tensor(value, dtype=dtype, device=device).detach().clone(memory_format=torch.contiguous_format)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{name} must be a number or an array of numbers, got {type(value).__name__}: {error}") from None
         if not bool(torch.isfinite(tensor).all()):
@@ -135,13 +132,13 @@ class AnalyticEnergy(Summable, nn.Module):
         self._trainable = trainable
         self._cache: Constants | None = None
         self._packed: tuple[Sources, Descriptor] | None = None
-        for name, tensor in (fixed or {}).items():
-            self.register_buffer(name, tensor)
-        for name, tensor in learned.items():
-            if trainable:
-                self.register_parameter(name, nn.Parameter(tensor))
-            else:
-                self.register_buffer(name, tensor)
+        with torch.inference_mode(False):  # an energy made in inference mode serves outside of it too
+            for name, tensor in {**(fixed or {}), **learned}.items():
+                held = tensor.clone() if tensor.is_inference() else tensor
+                if trainable and name in learned:
+                    self.register_parameter(name, nn.Parameter(held))
+                else:
+                    self.register_buffer(name, held)
         # the event's shape inside the arithmetic: flat, or as given
         self._arranged = torch.Size((self.dim,) if arranged is None else arranged)
         self._first = next(iter(learned))

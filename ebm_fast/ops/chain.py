@@ -232,7 +232,7 @@ def chain_(
     checks.counter(seed, step, chain_offset, rng, x)
     guard = divergence_step is not None and transition in ("langevin", "baoab")
     _op(x, descriptor.parameters, energy, grad, momentum, scale, s_at, c_at, b_at, p_at, lengths, divergence_step, norm_sum,
-        samples, energies, hamiltonians, counters, mean, squares, rng, descriptor.kind, list(descriptor.integers), transition, steps, thin,
-        count, leapfrogs, carried, energy is not None or grad is not None, flip, noise_first, guard, s, c, b, p, numbers,
-        signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
+        samples, energies, hamiltonians, counters, mean, squares, rng, descriptor.kind, list(descriptor.integers), transition,
+        steps, thin, count, leapfrogs, carried, energy is not None or grad is not None, flip, noise_first, guard, s, c, b, p,
+        numbers, signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
     return x

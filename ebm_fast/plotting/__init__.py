@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from .chains import ranks, traces
 from .curves import training_curves
-from .density import density_2d
+from .density import density_1d, density_2d
 from .images import chains_over_time, grids_side_by_side, sample_grid
 
-__all__ = ["chains_over_time", "density_2d", "grids_side_by_side", "sample_grid", "training_curves"]
+__all__ = [
+    "chains_over_time",
+    "density_1d",
+    "density_2d",
+    "grids_side_by_side",
+    "ranks",
+    "sample_grid",
+    "traces",
+    "training_curves",
+]

@@ -117,7 +117,7 @@ def test_double_precision_no_chains_and_half(name):
     assert run.final.dtype == torch.float64
     torch.testing.assert_close(run.final.float(), run_of(name, num_steps=5).final, rtol=1e-4, atol=1e-4)
     assert ef.sample(energy, sampler, torch.empty(0, 3), num_steps=3, seed=1).samples.shape == (3, 0, 3)
-    keeps_half = isinstance(sampler, (ef.Langevin, ef.AnnealedLangevin)) or "annealing" in name and "hmc" not in name
+    keeps_half = isinstance(sampler, (ef.Langevin, ef.AnnealedLangevin)) or ("annealing" in name and "hmc" not in name)
     if not keeps_half:
         with pytest.raises(TypeError, match=r"float32 or float64.*not reversible"):
             ef.sample(energy, sampler, start(dtype=torch.bfloat16), num_steps=1)

@@ -25,8 +25,8 @@ struct Sums {                  // one float64 sum a chain
     HD void add(int g, V a, V b) { at[g] += widen(a) * widen(b); }
 };
 
-// Rows of a matrix, packed in panels of PANEL rows: a[(r / PANEL)][k][r % PANEL], the last panel filled with zeros. Addresses in the
-// inner loop are then one pointer and constants.
+// Rows of a matrix, packed in panels of PANEL rows: a[r / PANEL][k][r % PANEL], the last panel filled with zeros. Addresses in
+// the inner loop are then one pointer and constants.
 constexpr int PANEL = 6;
 HD inline int64_t panels(int64_t rows) { return (rows + PANEL - 1) / PANEL; }
 

@@ -1,0 +1,7 @@
+"""How far a run is to be trusted: R-hat, effective sample size, Monte-Carlo error, autocorrelation, E-BFMI, tables, ArviZ."""
+
+from .convergence import autocorrelation, bfmi, ess, mcse, rhat
+from .export import to_arviz
+from .summary import Summary, summary
+
+__all__ = ["Summary", "autocorrelation", "bfmi", "ess", "mcse", "rhat", "summary", "to_arviz"]
