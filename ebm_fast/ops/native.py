@@ -1,0 +1,232 @@
+"""The compiled backends `cpu` and `cuda`: the flat signature of each op, turned into pointers and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .backend import native
+
+_C: Any = native()
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int32: 4}
+WORD = 2**64 - 1
+
+
+def address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _at(tensor: Tensor | None) -> tuple[int, int]:
+    """Address and stride of a coefficient # () or (n,)."""
+    return (0, 0) if tensor is None else (tensor.data_ptr(), tensor.ndim)
+
+
+def _on_cpu(function: Callable[..., None], *args: Any) -> None:
+    function(*args, torch.get_num_threads())
+
+
+def _on_cuda(device: torch.device, function: Callable[..., None], *args: Any) -> None:
+    with torch.cuda.device(device):
+        function(*args, torch.cuda.current_stream(device).cuda_stream)
+
+
+def _shape(x: Tensor) -> tuple[int, int]:
+    chains = x.shape[0]
+    return chains, x.numel() // chains
+
+
+def _noise_args(out: Tensor, rng: Tensor | None, kind: int, purpose: int, seed: int, step: int, chain_offset: int) -> tuple:
+    return (out.data_ptr(), *_shape(out), DTYPES[out.dtype], kind, seed & WORD, step & WORD, purpose, chain_offset, address(rng))
+
+
+def noise_cpu(out: Tensor, *args: Any) -> None:
+    _on_cpu(_C.noise_cpu, *_noise_args(out, *args))
+
+
+def noise_cuda(out: Tensor, *args: Any) -> None:
+    _on_cuda(out.device, _C.noise_cuda, *_noise_args(out, *args))
+
+
+def _langevin_args(
+    x: Tensor, grad: Tensor | None, velocity: Tensor | None, step_size_at: Tensor | None, noise_std_at: Tensor | None,
+    grad_scale: Tensor | None, active: Tensor | None, scale: Tensor | None, rng: Tensor | None, step_size: float,
+    noise_std: float, momentum: float, prior_precision: float, grad_clip: float, step_lo: float, step_hi: float,
+    noise_lo: float, noise_hi: float, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), address(grad), address(velocity), *_shape(x), DTYPES[x.dtype], step_size, noise_std, *_at(step_size_at),
+        *_at(noise_std_at), address(grad_scale), address(active), address(scale), momentum, prior_precision, grad_clip, step_lo,
+        step_hi, noise_lo, noise_hi, seed & WORD, step & WORD, purpose, chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def langevin_step_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.langevin_cpu, *_langevin_args(x, *args))
+
+
+def langevin_step_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.langevin_cuda, *_langevin_args(x, *args))
+
+
+def _norm_args(x: Tensor) -> tuple[Tensor, tuple]:
+    out = x.new_empty(x.shape[0], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return out, (x.data_ptr(), out.data_ptr(), *_shape(x), DTYPES[x.dtype])
+
+
+def event_norm_cpu(x: Tensor) -> Tensor:
+    out, args = _norm_args(x)
+    _on_cpu(_C.norm_cpu, *args)
+    return out
+
+
+def event_norm_cuda(x: Tensor) -> Tensor:
+    out, args = _norm_args(x)
+    _on_cuda(x.device, _C.norm_cuda, *args)
+    return out
+
+
+def _propose_args(
+    x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, scale: Tensor | None,
+    kinetic: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None, rng: Tensor | None, kick: float, drift: float,
+    persistence: float, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), address(proposal), address(momentum), address(grad), address(scale), address(kinetic), *_shape(x),
+        DTYPES[x.dtype], kick, *_at(kick_at), drift, *_at(drift_at), persistence, seed & WORD, step & WORD, purpose,
+        chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def propose_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.proposal_cpu, *_propose_args(x, *args))
+
+
+def propose_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.proposal_cuda, *_propose_args(x, *args))
+
+
+def _leapfrog_args(
+    x: Tensor, momentum: Tensor, grad: Tensor, scale: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None,
+    kick: float, drift: float,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), momentum.data_ptr(), grad.data_ptr(), address(scale), *_shape(x), DTYPES[x.dtype], kick, *_at(kick_at),
+        drift, *_at(drift_at),
+    )  # fmt: skip
+
+
+def leapfrog_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.leapfrog_cpu, *_leapfrog_args(x, *args))
+
+
+def leapfrog_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.leapfrog_cuda, *_leapfrog_args(x, *args))
+
+
+def _metropolis_args(
+    x: Tensor, proposal: Tensor, energy: Tensor, proposal_energy: Tensor, grad: Tensor | None, proposal_grad: Tensor | None,
+    momentum: Tensor | None, momentum_before: Tensor | None, kinetic: Tensor | None, scale: Tensor | None,
+    log_ratio: Tensor | None, counters: Tensor | None, kick_at: Tensor | None, beta_at: Tensor | None, rng: Tensor | None,
+    kick: float, beta: float, max_error: float, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), proposal.data_ptr(), energy.data_ptr(), proposal_energy.data_ptr(), address(grad), address(proposal_grad),
+        address(momentum), address(momentum_before), address(kinetic), address(scale), address(log_ratio), address(counters),
+        *_shape(x), DTYPES[x.dtype], kick, *_at(kick_at), beta, *_at(beta_at), max_error, seed & WORD, step & WORD, purpose,
+        chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def metropolis_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.metropolis_cpu, *_metropolis_args(x, *args))
+
+
+def metropolis_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.metropolis_cuda, *_metropolis_args(x, *args))
+
+
+def _baoab_args(
+    x: Tensor, momentum: Tensor, grad: Tensor, scale: Tensor | None, active: Tensor | None, kick_at: Tensor | None,
+    drift_at: Tensor | None, persistence_at: Tensor | None, noise_std_at: Tensor | None, rng: Tensor | None, kick: float,
+    drift: float, persistence: float, noise_std: float, kicks: int, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), momentum.data_ptr(), grad.data_ptr(), address(scale), address(active), *_shape(x), DTYPES[x.dtype], kick,
+        *_at(kick_at), drift, *_at(drift_at), persistence, *_at(persistence_at), noise_std, *_at(noise_std_at), kicks,
+        seed & WORD, step & WORD, purpose, chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def baoab_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.baoab_cpu, *_baoab_args(x, *args))
+
+
+def baoab_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.baoab_cuda, *_baoab_args(x, *args))
+
+
+def _swap_args(
+    x: Tensor, energy: Tensor, betas: Tensor, grad: Tensor | None, labels: Tensor | None, counters: Tensor | None,
+    rng: Tensor | None, parity: int, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    chains, replicas = energy.shape
+    return (
+        x.data_ptr(), energy.data_ptr(), betas.data_ptr(), address(grad), address(labels), address(counters), chains, replicas,
+        x.numel() // energy.numel(), DTYPES[x.dtype], parity, seed & WORD, step & WORD, purpose, chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def swap_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.swap_cpu, *_swap_args(x, *args))
+
+
+def swap_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.swap_cuda, *_swap_args(x, *args))
+
+
+def _moments_args(x: Tensor, mean: Tensor, squares: Tensor, count_at: Tensor | None, count: int) -> tuple:
+    return x.data_ptr(), mean.data_ptr(), squares.data_ptr(), *_shape(x), DTYPES[x.dtype], address(count_at), count
+
+
+def moments_cpu(x: Tensor, *args: Any) -> None:
+    _on_cpu(_C.moments_cpu, *_moments_args(x, *args))
+
+
+def moments_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.moments_cuda, *_moments_args(x, *args))
+
+
+ENERGIES = ("gaussian_diagonal", "gaussian_dense", "mixture", "gamma", "double_well", "rosenbrock", "funnel", "ring", "phi_four",
+            "logistic_regression", "eight_schools")  # fmt: skip
+TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
+
+
+def _schedule(number: float, at: Tensor | None) -> Any:
+    """# (), (n,), (steps, 1) or (steps, n)"""
+    if at is None:
+        return _C.Schedule(number, 0, 0, 0)
+    chain_stride = at.stride(-1) if at.ndim and at.shape[-1] > 1 else 0
+    return _C.Schedule(number, at.data_ptr(), chain_stride, at.stride(0) if at.ndim == 2 else 0)
+
+
+def chain_cpu(
+    x: Tensor, parameters: Tensor, energy: Tensor | None, grad: Tensor | None, momentum: Tensor | None, scale: Tensor | None,
+    step_size_at: Tensor | None, noise_std_at: Tensor | None, beta_at: Tensor | None, persistence_at: Tensor | None,
+    leapfrogs_at: Tensor | None, divergence_step: Tensor | None, norm_sum: Tensor | None, samples: Tensor | None,
+    energies: Tensor | None, hamiltonians: Tensor | None, counters: Tensor | None, mean: Tensor | None, squares: Tensor | None,
+    rng: Tensor | None, energy_kind: str, integers: list[int], transition: str, steps: int, thin: int, count: int,
+    leapfrogs: int, carried: bool, finish: bool, flip: bool, noise_first: bool, guard: bool, step_size: float,
+    noise_std: float, beta: float, persistence: float, numbers: list[float], seed: int, step: int, chain_offset: int,
+) -> None:  # fmt: skip
+    pointers = (x, parameters, energy, grad, momentum, scale, leapfrogs_at, divergence_step, norm_sum, samples, energies,
+                hamiltonians, counters, mean, squares, rng)  # fmt: skip
+    _on_cpu(
+        _C.chain_cpu, *map(address, pointers), _schedule(step_size, step_size_at), _schedule(noise_std, noise_std_at),
+        _schedule(beta, beta_at), _schedule(persistence, persistence_at), *_shape(x), ENERGIES.index(energy_kind),
+        list(integers), TRANSITIONS.index(transition), steps, thin, count, leapfrogs, carried, finish, flip, noise_first, guard,
+        list(numbers), seed & WORD, step & WORD, chain_offset,
+    )  # fmt: skip
