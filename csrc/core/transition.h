@@ -220,8 +220,8 @@ HD inline void langevin_move(const ChainParams& c, const Arrays<V>& a, const V* 
     k.momentum = broadcast<V>(c.heavy_ball), k.prior_precision = broadcast<V>(c.prior_precision);
     k.grad_clip = broadcast<V>(c.grad_clip);
     k.step_lo = broadcast<V>(grad ? c.step_lo : -inf), k.step_hi = broadcast<V>(grad ? c.step_hi : inf);
-    k.noise_lo = broadcast<V>(z || c.noise_first == false ? c.noise_lo : -inf);
-    k.noise_hi = broadcast<V>(z || c.noise_first == false ? c.noise_hi : inf);
+    k.noise_lo = broadcast<V>(!grad || !c.noise_first ? c.noise_lo : -inf);
+    k.noise_hi = broadcast<V>(!grad || !c.noise_first ? c.noise_hi : inf);
     for (int i = 0; i < dim; ++i) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL
