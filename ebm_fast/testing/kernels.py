@@ -12,6 +12,8 @@ from torch import Tensor
 
 Kernel = Callable[[Tensor], Tensor] | tuple[Any, Any]
 
+_OTHER = 0x9E3779B97F4A7C15  # exact draws and sampler share no random number, though both count from step 0 of chain 0
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -55,7 +57,8 @@ def run_kernel(kernel: Any, x: Tensor, num_steps: int, seed: int) -> Tensor:
         from ..engine import sample
 
         sampler, energy = kernel
-        run = sample(energy, sampler, x, num_steps=num_steps, seed=seed, record=False, record_energy=False, progress=False)
+        other = (seed ^ _OTHER) & (2**64 - 1)
+        run = sample(energy, sampler, x, num_steps=num_steps, seed=other, record=False, record_energy=False, progress=False)
         return run.final
     if not callable(kernel):
         raise TypeError(f"kernel must be a function x -> x' or (sampler, energy), got {type(kernel).__name__}")
