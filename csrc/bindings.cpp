@@ -149,7 +149,7 @@ ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer 
     p.stream = {seed, step, 0, chain_offset, at<const int64_t>(rng)};
     p.chains = chains, p.dim = dim, p.steps = steps;
     p.energy_kind = static_cast<EnergyKind>(energy_kind), p.transition = static_cast<TransitionKind>(transition);
-    for (size_t i = 0; i < integers.size() && i < 4; ++i) p.integers[i] = integers[i];
+    for (size_t i = 0; i < integers.size() && i < 8; ++i) p.integers[i] = integers[i];
     p.parameters = at<const float>(parameters), p.x = at<float>(x), p.energy = at<float>(energy), p.grad = at<float>(grad);
     p.momentum = at<float>(momentum), p.scale = at<const float>(scale), p.leapfrogs_at = at<const int32_t>(leapfrogs_at);
     p.divergence_step = at<int64_t>(divergence_step), p.norm_sum = at<double>(norm_sum), p.samples = at<float>(samples);

@@ -16,7 +16,7 @@ enum class EnergyKind : int {
     phi_four,
     logistic_regression,
     eight_schools,
-    count
+    mlp
 };
 
 enum class TransitionKind : int { langevin, random_walk, hmc, baoab };
@@ -35,7 +35,7 @@ struct ChainParams {
     int64_t chains, dim, steps;
     EnergyKind energy_kind;
     TransitionKind transition;
-    int64_t integers[4];  // the descriptor's
+    int64_t integers[8];  // the descriptor's
     const float* parameters;  // the descriptor's, float32
     float* x;  // # (n, *event), replaced by the state after the last step
     double offset;  // E = native value + offset

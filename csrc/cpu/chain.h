@@ -3,6 +3,7 @@
 #pragma once
 #include "../core/energies/bayes.h"
 #include "../core/energies/gaussian.h"
+#include "../core/energies/mlp.h"
 #include "../core/energies/shapes.h"
 #include "../core/transition.h"
 #include "noise.h"
@@ -26,13 +27,11 @@ constexpr EnergyEntry<G> entry() {
 // in the order of EnergyKind
 template <int G>
 constexpr EnergyEntry<G> ENERGIES[] = {
-    entry<G, GaussianDiagonal>(), entry<G, GaussianDense>(),      entry<G, Mixture>(),     entry<G, Gamma>(),
-    entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),         entry<G, Funnel>(),      entry<G, Ring>(),
-    entry<G, PhiFour>(),          entry<G, LogisticRegression>(), entry<G, EightSchools>()};
+    entry<G, GaussianDiagonal>(), entry<G, GaussianDense>(),      entry<G, Mixture>(),      entry<G, Gamma>(),
+    entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),         entry<G, Funnel>(),       entry<G, Ring>(),
+    entry<G, PhiFour>(),          entry<G, LogisticRegression>(), entry<G, EightSchools>(), entry<G, Mlp>()};
 
-inline EnergyView energy_view(const ChainParams& c) {
-    return {c.parameters, static_cast<int>(c.dim), static_cast<int>(c.integers[0]), static_cast<int>(c.integers[1])};
-}
+inline EnergyView energy_view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers}; }
 
 // Parameters in the order in which the inner loops read them; 0: as they are.
 inline int64_t packed_size(const ChainParams& c) {
@@ -40,6 +39,7 @@ inline int64_t packed_size(const ChainParams& c) {
     switch (c.energy_kind) {
         case EnergyKind::gaussian_dense: return GaussianDense::packed_size(view);
         case EnergyKind::logistic_regression: return LogisticRegression::packed_size(view);
+        case EnergyKind::mlp: return Mlp::packed_size(view);
         default: return 0;
     }
 }
@@ -48,6 +48,7 @@ inline void pack_parameters(const ChainParams& c, float* out) {
     switch (c.energy_kind) {
         case EnergyKind::gaussian_dense: return GaussianDense::pack(view, out);
         case EnergyKind::logistic_regression: return LogisticRegression::pack(view, out);
+        case EnergyKind::mlp: return Mlp::pack(view, out);
         default: return;
     }
 }

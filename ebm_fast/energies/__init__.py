@@ -9,6 +9,7 @@ from .funnel import Funnel
 from .gamma import Gamma
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
+from .mlp import MLPEnergy
 from .phi_four import PhiFour
 from .regression import LinearRegression, LogisticRegression
 from .ring import Ring
@@ -25,6 +26,7 @@ __all__ = [
     "GaussianMixture",
     "LinearRegression",
     "LogisticRegression",
+    "MLPEnergy",
     "PhiFour",
     "Ring",
     "Rosenbrock",

@@ -21,6 +21,8 @@ PACKED: dict[str, Callable[..., int]] = {
     "phi_four": lambda d, h, w: 2,  # mass2, coupling
     "logistic_regression": lambda d, n: 1 + n * d,  # prior precision, rows (2 y - 1) x (N, d)
     "eight_schools": lambda d, j: 2 + 2 * j,  # mu scale, tau scale, y (J), 1 / sigma (J)
+    # negative slope, then weight (out, in) and bias (out) of each layer
+    "mlp": lambda d, activation, hidden, *widths: 1 + sum(b * (a + 1) for a, b in zip((d, *widths), (*widths, 1))),
 }
 
 
@@ -32,7 +34,7 @@ class Descriptor:
         kind: a name in `PACKED`.
         dim: numbers in an event.
         integers: sizes that the kind needs beside dim: (M,) of "mixture", (H, W) of "phi_four", (N,) of
-            "logistic_regression", (J,) of "eight_schools", else ().
+            "logistic_regression", (J,) of "eight_schools", (activation, H, w_1 ... w_H) of "mlp", else ().
         parameters: (k,) float32, contiguous, packed in the order that stands beside the kind in `PACKED`.
         offset: constant by which the energy exceeds the native value.
 

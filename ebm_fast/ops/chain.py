@@ -20,6 +20,13 @@ _INF = math.inf
 _FLOAT32 = frozenset((torch.float32,))
 TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
 
+
+def _mlp_size(dim: int, activation: int, layers: int, widths: tuple[int, ...]) -> int:
+    if not (0 <= activation <= 5 and 1 <= layers <= 4 and len(widths) == layers and min(widths) >= 1):
+        return -1
+    return 1 + sum(out * (into + 1) for into, out in zip((dim, *widths), (*widths, 1)))
+
+
 # Number of packed parameters of each kind of energy, from dim and the descriptor's integers.
 SIZES: dict[str, Any] = {
     "gaussian_diagonal": lambda d: 2 * d,
@@ -33,6 +40,7 @@ SIZES: dict[str, Any] = {
     "phi_four": lambda d, height, width: 2 if height * width == d else -1,
     "logistic_regression": lambda d, rows: 1 + rows * d,
     "eight_schools": lambda d, schools: 2 + 2 * schools if schools + 2 == d else -1,
+    "mlp": lambda d, activation, layers, *widths: _mlp_size(d, activation, layers, widths),
 }
 
 

@@ -201,7 +201,7 @@ def moments_cuda(x: Tensor, *args: Any) -> None:
 
 
 ENERGIES = ("gaussian_diagonal", "gaussian_dense", "mixture", "gamma", "double_well", "rosenbrock", "funnel", "ring", "phi_four",
-            "logistic_regression", "eight_schools")  # fmt: skip
+            "logistic_regression", "eight_schools", "mlp")  # fmt: skip
 TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
 
 

@@ -78,9 +78,22 @@ def energy_function(kind: str, dim: int, integers: Sequence[int], parameters: Te
         rest = mu.square() / (2 * m.square()) + torch.log1p((log_tau.exp() / s).square()) - log_tau
         return 0.5 * z.square().sum(1) + 0.5 * t.square().sum(1) + rest[:, 0]
 
+    def mlp(x: Tensor) -> Tensor:
+        f, leak = torch.nn.functional, float(parameters[0])
+        act: Function = (torch.tanh, f.silu, f.relu, lambda v: f.leaky_relu(v, leak), lambda v: f.softplus(v, threshold=50.0),
+                         f.gelu)[integers[0]]  # fmt: skip
+        widths = integers[2:]
+        at, h = 1, x
+        for layer, (into, out) in enumerate(zip((dim, *widths), (*widths, 1))):
+            weight, bias = parameters[at : at + into * out].to(x).view(out, into), parameters[at + into * out :][:out].to(x)
+            at += (into + 1) * out
+            z = h @ weight.T + bias
+            h = act(z) if layer < len(widths) else z
+        return h[:, 0]
+
     kinds: dict[str, Function] = {f.__name__: f for f in (
         gaussian_diagonal, gaussian_dense, mixture, gamma, double_well, rosenbrock, funnel, ring, phi_four, logistic_regression,
-        eight_schools,
+        eight_schools, mlp,
     )}  # fmt: skip
     return kinds[kind]
 

@@ -37,7 +37,14 @@ def energies() -> dict:
         "linear regression": E.LinearRegression(normal(20, 4), normal(20), 0.7, 1.0),
         "logistic regression": E.LogisticRegression(normal(20, 4), labels, 1.0),
         "eight schools": E.EightSchools(*schools),
+        "mlp": mlp(),
     }
+
+
+def mlp() -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return E.MLPEnergy((2, 2), (24, 16), "silu")
 
 
 def start(energy, n: int = 21) -> Tensor:

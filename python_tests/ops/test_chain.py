@@ -46,6 +46,15 @@ def spd(d: int) -> Tensor:
     return a @ a.T / d + torch.eye(d)
 
 
+def mlp(dim: int, widths: tuple[int, ...]) -> Tensor:
+    """Weights and biases whose energy bends: deep and with a bowl in no direction, so chains stay short."""
+    sizes = zip((dim, *widths), (*widths, 1))
+    return torch.cat([1.2 * normal(out * (into + 1), seed=into) / into**0.5 for into, out in sizes])
+
+
+WIDTHS = {"tanh": (9, 13), "silu": (17,), "relu": (12, 7, 6), "leaky": (8, 8), "softplus": (5, 6, 7, 8), "gelu": (13, 6)}
+
+
 # (descriptor, leapfrog step); events of sizes that are no multiple of anything
 TARGETS = {
     "gaussian_diagonal": (descriptor("gaussian_diagonal", 7, (), normal(7), normal(7, seed=1).exp()), 0.2),
@@ -59,6 +68,10 @@ TARGETS = {
     "ring": (descriptor("ring", 2, (), 2.0, 0.5), 0.1),
     "phi_four": (descriptor("phi_four", 12, (4, 3), -0.5, 0.3), 0.1),
     "logistic_regression": (descriptor("logistic_regression", 5, (20,), 1.0, normal(20, 5)), 0.2),
+    **{
+        f"mlp_{act}": (descriptor("mlp", 3, (k, len(widths), *widths), 0.1, mlp(3, widths)), 0.2)
+        for k, (act, widths) in enumerate(WIDTHS.items())
+    },
     "eight_schools": (descriptor("eight_schools", 10, (8,), 5.0, 5.0, 10 * normal(8), 1 / (10 + normal(8))), 0.1),
 }
 MOVES: dict[str, dict[str, Any]] = {

@@ -7,10 +7,10 @@ EBM_FAST_CORE_BEGIN
 // E = sum_n softplus(-S_n x) + 1/2 al |x|^2;  parameters al, S(N d) with rows t_n x_n (packed: panels of S); N = n0
 struct LogisticRegression {
     static HD int64_t scratch(const EnergyView&) { return 0; }
-    static int64_t packed_size(const EnergyView& q) { return 1 + panels(q.n0) * PANEL * q.dim; }
+    static int64_t packed_size(const EnergyView& q) { return 1 + panels(q.n0()) * PANEL * q.dim; }
     static void pack(const EnergyView& q, float* out) {
         out[0] = q.p[0];
-        pack_panels(q.p + 1, q.n0, q.dim, out + 1);
+        pack_panels(q.p + 1, q.n0(), q.dim, out + 1);
     }
     template <class V, int G, int MODE>
     static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
@@ -22,7 +22,7 @@ struct LogisticRegression {
             if constexpr (MODE & VALUE) squares.add(g, x[i * G + g], x[i * G + g]);
         }
         const float* panel = q.p + 1;
-        for (int n = 0; n < q.n0; n += PANEL, panel += PANEL * q.dim) {
+        for (int n = 0; n < q.n0(); n += PANEL, panel += PANEL * q.dim) {
             V z[PANEL][G] = {};
             panel_product<V, G>(panel, x, q.dim, z);
             EBM_FAST_UNROLL
@@ -31,7 +31,7 @@ struct LogisticRegression {
                 if constexpr (MODE & VALUE) {
                     V loss, slope;
                     softplus(-z[r][g], loss, slope);
-                    if (n + r < q.n0) sum.add(g, loss);
+                    if (n + r < q.n0()) sum.add(g, loss);
                     z[r][g] = -slope;
                 } else {
                     z[r][g] = -sigmoid(-z[r][g]);
@@ -50,7 +50,7 @@ struct EightSchools {
     static HD int64_t scratch(const EnergyView&) { return 0; }
     template <class V, int G, int MODE>
     static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
-        const int schools = q.n0;
+        const int schools = q.n0();
         const double prior = 1.0 / (static_cast<double>(q.p[0]) * q.p[0]);
         const V inverse_scale = broadcast<V>(1.0f / q.p[1]), one = broadcast<V>(1.0f), zero = broadcast<V>(0.0f);
         EBM_FAST_UNROLL

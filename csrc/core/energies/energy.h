@@ -11,7 +11,9 @@ enum Mode { VALUE = 1, GRAD = 2, BOTH = 3 };
 struct EnergyView {
     const float* p;
     int dim;
-    int n0, n1;                // the descriptor's integers
+    const int64_t* integers;   // the descriptor's
+    HD int n0() const { return static_cast<int>(integers[0]); }
+    HD int n1() const { return static_cast<int>(integers[1]); }
 };
 
 template <class V, int G>

@@ -59,10 +59,10 @@ struct GaussianDense {
 // E = -log sum_m exp(c_m - 1/2 sum_d a_md (x_d - mu_md)^2);  parameters c(M), mu(M d), a(M d); M = n0
 struct Mixture {
     static constexpr int BLOCK = 4;        // components side by side
-    static HD int64_t scratch(const EnergyView& q) { return q.n0; }
+    static HD int64_t scratch(const EnergyView& q) { return q.n0(); }
     template <class V, int G, int MODE>
     static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V* weight) {
-        const int components = q.n0, dim = q.dim;
+        const int components = q.n0(), dim = q.dim;
         const float *c = q.p, *mu = c + components, *a = mu + components * dim;
         V top[G], total[G];
         EBM_FAST_UNROLL

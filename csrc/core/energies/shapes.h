@@ -123,7 +123,7 @@ struct PhiFour {
     static HD int64_t scratch(const EnergyView&) { return 0; }
     template <class V, int G, int MODE>
     static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
-        const int height = q.n0, width = q.n1;
+        const int height = q.n0(), width = q.n1();
         const V mass = broadcast<V>(q.p[0]), l = broadcast<V>(q.p[1]), l4 = broadcast<V>(4.0f * q.p[1]);
         Sums<V, G> sum;
         for (int i = 0; i < height; ++i) {

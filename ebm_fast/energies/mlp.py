@@ -1,0 +1,80 @@
+"""A multilayer perceptron as energy, whose whole chains run in native code."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .base import Summable, dimension
+from .descriptor import Descriptor
+
+ACTIVATIONS = ("tanh", "silu", "relu", "leaky_relu", "softplus", "gelu")  # numbered as in csrc/core/energies/mlp.h
+
+
+class MLPEnergy(Summable, nn.Module):
+    """E(x) = w . h_H + b, h_l = act(W_l h_{l-1} + b_l), h_0 = x flattened.
+
+    An ordinary trainable module: `forward` is differentiable in x and in the parameters. `ebm_fast.sample` and `langevin_` run
+    its chains in native code on float32 states (strategy "fused"); the weights are read at every call, so nothing has to be
+    rebuilt between steps of an optimiser.
+
+    Args:
+        dim: numbers in an event (1 to 1024), or the event's shape.
+        widths: widths (1 to 512) of the 1 to 4 hidden layers.
+        activation: "tanh", "silu", "relu", "leaky_relu", "softplus" or "gelu" (the exact one, with erf).
+        negative_slope: of "leaky_relu".
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind or range.
+
+    Descriptor: `mlp`.
+    """
+
+    def __init__(
+        self, dim: int | tuple[int, ...], widths: Sequence[int] = (128, 128), activation: str = "tanh", *,
+        negative_slope: float = 0.01,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.event_shape = tuple(dimension(d, "dim") for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
+        self.dim = math.prod(self.event_shape)
+        self.widths = tuple(dimension(w, "widths") for w in widths)
+        if not 1 <= len(self.widths) <= 4 or max(self.widths) > 512:
+            raise ValueError(f"widths must be those of 1 to 4 hidden layers, each at most 512, got {self.widths}")
+        if self.dim > 1024:
+            raise ValueError(f"dim must be at most 1024, got {self.dim}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        self.activation, self.negative_slope = activation, float(negative_slope)
+        sizes = (self.dim, *self.widths, 1)
+        self.layers = nn.ModuleList(nn.Linear(into, out) for into, out in itertools.pairwise(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:  # (n, *event) -> (n,)
+        """E(x)."""
+        h = x.flatten(1)
+        if h.shape[1] != self.dim:
+            raise ValueError(f"x must have events of {self.dim} numbers, shape (n, {self.event_shape}), got {tuple(x.shape)}")
+        last: nn.Module = self.layers[-1]
+        for layer in self.layers[:-1]:
+            h = self._act(layer(h))
+        return last(h).squeeze(1)
+
+    def _act(self, z: Tensor) -> Tensor:
+        if self.activation == "leaky_relu":
+            return nn.functional.leaky_relu(z, self.negative_slope)
+        function: Callable[[Tensor], Tensor] = getattr(torch if self.activation == "tanh" else nn.functional, self.activation)
+        return function(z)
+
+    def descriptor(self) -> Descriptor:
+        """Activation, widths and packed float32 weights, as they are now."""
+        with torch.no_grad():
+            parts = [p.detach().reshape(-1) for p in self.layers.parameters()]
+            slope = parts[0].new_full((1,), self.negative_slope)
+            parameters = torch.cat([slope, *parts]).to(torch.float32)
+        return Descriptor("mlp", self.dim, (ACTIVATIONS.index(self.activation), len(self.widths), *self.widths), parameters)
+
+    def extra_repr(self) -> str:
+        return f"event_shape={self.event_shape}, widths={self.widths}, activation={self.activation!r}"
