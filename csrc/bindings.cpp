@@ -134,6 +134,36 @@ MomentsParams moments_params(Pointer x, Pointer mean, Pointer squares, int64_t c
         count};
 }
 
+Schedule schedule(double value, Pointer values, int64_t chain_stride, int64_t step_stride) {
+    return {value, at<const float>(values), chain_stride, step_stride};
+}
+
+ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer grad, Pointer momentum, Pointer scale,
+                         Pointer leapfrogs_at, Pointer divergence_step, Pointer norm_sum, Pointer samples, Pointer energies,
+                         Pointer hamiltonians, Pointer counters, Pointer mean, Pointer squares, Pointer rng, Schedule step_size,
+                         Schedule noise_std, Schedule beta, Schedule persistence, int64_t chains, int64_t dim, int energy_kind,
+                         std::vector<int64_t> integers, int transition, int64_t steps, int64_t thin, int64_t count,
+                         int64_t leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard,
+                         std::vector<double> numbers, uint64_t seed, uint64_t step, uint32_t chain_offset) {
+    ChainParams p{};
+    p.stream = {seed, step, 0, chain_offset, at<const int64_t>(rng)};
+    p.chains = chains, p.dim = dim, p.steps = steps;
+    p.energy_kind = static_cast<EnergyKind>(energy_kind), p.transition = static_cast<TransitionKind>(transition);
+    for (size_t i = 0; i < integers.size() && i < 4; ++i) p.integers[i] = integers[i];
+    p.parameters = at<const float>(parameters), p.x = at<float>(x), p.energy = at<float>(energy), p.grad = at<float>(grad);
+    p.momentum = at<float>(momentum), p.scale = at<const float>(scale), p.leapfrogs_at = at<const int32_t>(leapfrogs_at);
+    p.divergence_step = at<int64_t>(divergence_step), p.norm_sum = at<double>(norm_sum), p.samples = at<float>(samples);
+    p.energies = at<float>(energies), p.hamiltonians = at<double>(hamiltonians), p.counters = at<double>(counters);
+    p.mean = at<float>(mean), p.squares = at<float>(squares);
+    p.step_size = step_size, p.noise_std = noise_std, p.beta = beta, p.persistence = persistence;
+    p.thin = thin, p.count = count, p.leapfrogs = leapfrogs;
+    p.carried = carried, p.finish = finish, p.flip = flip, p.noise_first = noise_first, p.guard = guard;
+    const double* n = numbers.data();
+    p.max_error = n[0], p.heavy_ball = n[1], p.prior_precision = n[2], p.grad_clip = n[3], p.grad_clip_norm = n[4];
+    p.step_lo = n[5], p.step_hi = n[6], p.noise_lo = n[7], p.noise_hi = n[8], p.offset = n[9];
+    return p;
+}
+
 // Whether both ends of a buffer can be written: the kernel copies a byte onto itself and reports EFAULT where a store of ours
 // would end the process. Where it cannot tell (no such call, or not permitted), the answer is yes.
 bool is_writable(Pointer p, int64_t bytes) {
@@ -168,6 +198,10 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "baoab_cpu", baoab_params, baoab_cpu);
     bind(m, "swap_cpu", swap_params, swap_cpu);
     bind(m, "moments_cpu", moments_params, moments_cpu);
+    py::class_<Schedule>(m, "Schedule").def(py::init(&schedule));
+    bind(m, "chain_cpu", chain_params, chain_cpu);
+    m.def("math_cpu",
+          [](int function, Pointer x, Pointer y, int64_t n) { math_cpu(function, at<const float>(x), at<float>(y), n); });
     m.def("available_isas", available_isas);
     m.def("current_isa", current_isa);
     m.def("force_isa", force_isa);

@@ -1,6 +1,6 @@
 """ebm_fast: a fast sampling engine for energy-based models, p(x) proportional to exp(-E(x)/T)."""
 
-from . import diagnostics, energies, engine, models, objectives, ops, samplers, training
+from . import diagnostics, energies, engine, models, objectives, ops, samplers, testing, training
 from .engine import ChainState, Interrupted, Run, sample
 from .objectives import ContrastiveDivergence, PersistentCD, ShortRunMLE
 from .ops import BackendError, use_backend
@@ -57,6 +57,7 @@ __all__ = [
     "ops",
     "sample",
     "samplers",
+    "testing",
     "training",
     "use_backend",
 ]

@@ -72,7 +72,7 @@ def metropolis_kernel(
         divergences = tl.load(sums + 2, mask=exists, other=0.0)
     # A chain's numbers are loaded by every thread of its row and stored by one: none may be overwritten before all have read.
     tl.debug_barrier()
-    tl.store(energy + row, offered, mask=accepted)
+    tl.store(energy + row, tl.where(accepted, offered, stored), mask=exists)
     if counters is not None:
         probability = tl.where(finite, tl.exp(tl.where(a < 0.0, a, 0.0)), 0.0)
         tl.store(sums, probabilities + probability, mask=exists)

@@ -1,4 +1,7 @@
-"""Programs that own whole events, for what is summed or decided per chain: ROWS chains, COLUMNS elements at a time."""
+"""Programs that own whole events, for what is summed or decided per chain: ROWS chains, COLUMNS elements at a time.
+
+The interpreter of Triton 3.2 takes a false mask of one element for none, so what is stored per row is masked by `exists` alone.
+"""
 # mypy: allow-untyped-defs
 
 import torch

@@ -39,19 +39,19 @@ def swap_kernel(
     word = tl.where(j % 4 < 2, tl.where(j % 4 == 0, w0, w1), tl.where(j % 4 == 2, w2, w3))
     swapped = exists & finite & (log_unit(word_to_uniform(word)).to(tl.float64) <= a)
     if labels is not None:
-        first_label = tl.load(labels + row, mask=swapped)
-        second_label = tl.load(labels + row + 1, mask=swapped)
+        first_label = tl.load(labels + row, mask=exists, other=0)
+        second_label = tl.load(labels + row + 1, mask=exists, other=0)
     if counters is not None:
         sums = counters + (chain * (replicas - 1) + j) * 2
         probabilities = tl.load(sums, mask=exists, other=0.0)
         swaps = tl.load(sums + 1, mask=exists, other=0.0)
     # A pair's numbers are loaded by every thread of its row and stored by one: none may be overwritten before all have read.
     tl.debug_barrier()
-    tl.store(energy + row, second, mask=swapped)
-    tl.store(energy + row + 1, first, mask=swapped)
+    tl.store(energy + row, tl.where(swapped, second, first), mask=exists)
+    tl.store(energy + row + 1, tl.where(swapped, first, second), mask=exists)
     if labels is not None:
-        tl.store(labels + row, second_label, mask=swapped)
-        tl.store(labels + row + 1, first_label, mask=swapped)
+        tl.store(labels + row, tl.where(swapped, second_label, first_label), mask=exists)
+        tl.store(labels + row + 1, tl.where(swapped, first_label, second_label), mask=exists)
     if counters is not None:
         probability = tl.where(finite, tl.exp(tl.where(a < 0.0, a, 0.0)), 0.0)
         tl.store(sums, probabilities + probability, mask=exists)

@@ -1,4 +1,4 @@
-"""Eight real posteriors of posteriordb as PyTorch energies, with the project's reference draws: what a user's model looks like."""
+"""Eight real posteriors of posteriordb as PyTorch energies, with reference draws: what a user's model looks like."""
 
 from __future__ import annotations
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, HalfCauchy, HalfNormal
 
-from .base import POSITIVE, Posterior
+from .base import POSITIVE, Posterior, half_cauchy, half_normal
 
 
 class Regression(Posterior):
@@ -23,7 +24,7 @@ class Regression(Posterior):
     """
 
     def __init__(self, x: Tensor, y: Tensor, names: list[str], *, coefficient_scale: float = torch.inf,
-                 sigma_prior: Distribution | None = None) -> None:  # (N, p), (N,) float64  # fmt: skip
+                 sigma_prior: Callable[[Tensor], Tensor] | None = None) -> None:  # (N, p), (N,) float64  # fmt: skip
         super().__init__()
         count, p = x.shape
         self.dim, self.count, self.names, self.sigma_prior = p + 1, count, names, sigma_prior
@@ -49,8 +50,14 @@ class Regression(Posterior):
         if self.penalty:
             energy = energy + self.penalty * (self.centre + w @ self.back.T).square().sum(1)
         if self.sigma_prior is not None:
-            energy = energy - self.sigma_prior.log_prob(self.spread * ratio)
+            energy = energy + self.sigma_prior(self.spread * ratio)
         return energy
+
+    def start(self, num_chains: int, generator: torch.Generator | None = None) -> Tensor:  # -> (n, dim)
+        """N(0, I), with log s within a tenth: at an s a few times too small the force grows with 1 / s^2 beyond any step size."""
+        u = super().start(num_chains, generator)
+        u[:, -1] *= 0.1
+        return u
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:  # (..., dim) -> name: (...)
         b = self.centre + u[..., :-1] @ self.back.T
@@ -60,10 +67,6 @@ class Regression(Posterior):
         b = torch.stack([parameters[name] for name in self.names], -1) - self.centre
         w = torch.linalg.solve_triangular(self.back, b[..., None], upper=True)[..., 0]
         return torch.cat([w, POSITIVE.inv(parameters["sigma"] / self.spread)[..., None]], -1)
-
-
-def half_cauchy(scale: float) -> Distribution:
-    return HalfCauchy(scale, validate_args=False)
 
 
 def _columns(data: dict, *names: str) -> list[Tensor]:
@@ -113,7 +116,7 @@ def logmesquite(data: dict) -> Regression:
 def blr(data: dict) -> Regression:
     """y ~ N(X b, s), b ~ N(0, 10), s ~ half-N(0, 10)."""
     x, y = _columns(data, "X", "y")
-    return Regression(x, y, _betas(x.shape[1]), coefficient_scale=10.0, sigma_prior=HalfNormal(10.0, validate_args=False))
+    return Regression(x, y, _betas(x.shape[1]), coefficient_scale=10.0, sigma_prior=half_normal(10.0))
 
 
 def autoregression(data: dict) -> Regression:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import HalfCauchy, Normal
 
-from .base import POSITIVE, Posterior
+from .base import POSITIVE, Posterior, half_cauchy, half_normal
 
 
 class EightSchools(Posterior):
@@ -25,8 +24,8 @@ class EightSchools(Posterior):
         mu, log_tau, z = u[:, 0], u[:, 1], u[:, 2:]
         tau = POSITIVE(log_tau)
         misfit = (self.y - mu[:, None] - tau[:, None] * z) / self.sigma
-        log_prior = Normal(0.0, 5.0, validate_args=False).log_prob(mu) + HalfCauchy(5.0, validate_args=False).log_prob(tau)
-        return 0.5 * (misfit.square() + z.square()).sum(1) - log_prior - POSITIVE.log_abs_det_jacobian(log_tau, tau)
+        prior = half_normal(5.0)(mu) + half_cauchy(5.0)(tau)
+        return 0.5 * (misfit.square() + z.square()).sum(1) + prior - POSITIVE.log_abs_det_jacobian(log_tau, tau)
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:  # (..., dim) -> name: (...)
         mu, tau = u[..., 0], POSITIVE(u[..., 1])

@@ -2,7 +2,7 @@
 #pragma once
 #include <string>
 #include <vector>
-#include "../core/params.h"
+#include "../core/chain.h"
 
 namespace ebm_fast {
 
@@ -15,6 +15,8 @@ void metropolis_cpu(const MetropolisParams& params, int threads);
 void baoab_cpu(const BaoabParams& params, int threads);
 void swap_cpu(const SwapParams& params, int threads);
 void moments_cpu(const MomentsParams& params, int threads);
+void chain_cpu(const ChainParams& params, int threads);
+void math_cpu(int function, const float* x, float* y, int64_t n);      // of core/math.h, for tests
 
 std::vector<std::string> available_isas();     // best last
 std::string current_isa();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -77,23 +78,28 @@ def normal_quantile(p: float) -> float:
     return torch.special.ndtri(torch.tensor(p, dtype=torch.float64)).item()
 
 
+def student_tail(t: Tensor, freedom: float) -> Tensor:
+    """P(|T| > |t|) of Student's distribution = I_{v / (v + t^2)}(v / 2, 1 / 2), v degrees of freedom. # (k,)"""
+    v = torch.full_like(t, freedom)
+    return betainc(0.5 * v, torch.full_like(v, 0.5), v / (v + t * t))
+
+
 def student_two_sided(t: float, freedom: float) -> float:
-    """P(|T| > |t|) of Student's distribution = I_{v / (v + t^2)}(v / 2, 1 / 2), v degrees of freedom."""
+    """`student_tail` of one number."""
     if math.isnan(t) or math.isinf(t):
         return math.nan if math.isnan(t) else 0.0
-    v = torch.tensor([freedom], dtype=torch.float64)
-    return betainc(v / 2, torch.full_like(v, 0.5), v / (v + t * t)).item()
+    return student_tail(torch.tensor([t], dtype=torch.float64), freedom).item()
 
 
+@functools.lru_cache(maxsize=1024)
 def student_quantile(alpha: float, freedom: float) -> float:
     """t with P(|T| > t) = alpha."""
-    low, high = 0.0, 2.0
-    while student_two_sided(high, freedom) > alpha:
-        low, high = high, 2.0 * high
-    for _ in range(80):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if student_two_sided(middle, freedom) > alpha else (low, middle)
-    return high
+    grid = 2.0 ** torch.arange(-4, 60, dtype=torch.float64)
+    for _ in range(8):  # a hundred candidates at once cost as much as one
+        at = int((student_tail(grid, freedom) > alpha).sum())
+        low, high = (grid[at - 1] if at else torch.zeros_like(grid[0])), grid[min(at, len(grid) - 1)]
+        grid = low + (high - low) * torch.linspace(0.0, 1.0, 129, dtype=torch.float64)
+    return high.item()
 
 
 def chi_square_tail(x: float, freedom: float) -> float:
@@ -124,3 +130,12 @@ def kolmogorov_tail(t: float) -> float:
         return 2.0 * sum((-1) ** (k - 1) * math.exp(-2.0 * k * k * t * t) for k in range(1, 12))
     series = sum(math.exp(-((2 * k - 1) ** 2) * math.pi**2 / (8.0 * t * t)) for k in range(1, 12))
     return 1.0 - math.sqrt(2.0 * math.pi) / t * series
+
+
+def noncentral_chi_square_tail(x: float, freedom: float, noncentrality: float) -> float:
+    """P(X > x) = sum_j Poisson(j; l / 2) P(chi-square of k + 2 j degrees > x), l the noncentrality."""
+    half = 0.5 * noncentrality
+    reach = 12.0 * math.sqrt(half) + 40.0
+    j = torch.arange(max(0.0, math.floor(half - reach)), half + reach, dtype=torch.float64)
+    weight = (torch.xlogy(j, torch.tensor(half, dtype=torch.float64)) - half - torch.lgamma(j + 1.0)).exp()
+    return (weight * torch.special.gammaincc(0.5 * freedom + j, torch.full_like(j, 0.5 * x))).sum().item()

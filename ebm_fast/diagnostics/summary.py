@@ -147,7 +147,7 @@ def summary(run: Any) -> Summary:
     return found
 
 
-def _label(index: int, event: torch.Size) -> str:
+def element_name(index: int, event: torch.Size) -> str:
     """x[i, j] of the element with this flat index."""
     place = []
     for size in reversed(event):
@@ -182,7 +182,7 @@ def _warnings(s: Summary, frozen: int, steps: int | None) -> list[str]:
         worst = int(torch.where(high, r_hat, -math.inf).argmax())
         said.append(
             f"R-hat is above {R_HAT_LIMIT} for {int(high.sum())} of {total} elements (largest {r_hat[worst].item():.3g} at "
-            f"{_label(worst, event)}): the chains disagree, run them longer"
+            f"{element_name(worst, event)}): the chains disagree, run them longer"
         )
     needed = min(ESS_PER_CHAIN * s.chains, ESS_ENOUGH)
     for name, what in (("ess_bulk", "bulk ESS"), ("ess_tail", "tail ESS")):
@@ -192,7 +192,7 @@ def _warnings(s: Summary, frozen: int, steps: int | None) -> list[str]:
             worst = int(torch.where(low, value, math.inf).argmin())
             said.append(
                 f"{what} is below {needed} for {int(low.sum())} of {total} elements (smallest {value[worst].item():.3g} at "
-                f"{_label(worst, event)}): run longer"
+                f"{element_name(worst, event)}): run longer"
             )
     if s.bfmi is not None and bool((s.bfmi < BFMI_LIMIT).any()):
         said.append(
@@ -232,7 +232,7 @@ def _table(s: Summary) -> list[str]:
         cells = [_number(v[name], error) for name in ("mean", "sd")]
         cells += [f"{error:.2g}"] + [_number(v[name], error) for name in ("q5", "q95")]
         cells += [f"{v[name]:.0f}" for name in ("ess_bulk", "ess_tail")] + [f"{v['r_hat']:.3f}"]
-        return [_label(i, event), *cells]
+        return [element_name(i, event), *cells]
 
     first = min(total, _FIRST)
     head = ["", "mean", "sd", "mcse", "5%", "95%", "ess_bulk", "ess_tail", "r_hat"]

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import softplus
 
 from .base import AnalyticEnergy, positive, scalar, tensors
 from .draws import Draws
 from .gaussian import dense_draws, dense_log_z
+
+_EXACT = 40.0  # torch's softplus is its argument above a threshold; from here on that is exact in float64 too
 
 
 def _design(features: Tensor, targets: Tensor) -> None:
@@ -142,22 +144,22 @@ class LogisticRegression(AnalyticEnergy):
         super().__init__((features.shape[1],), trainable, made, {"signed": signed})
 
     def _constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        return self.signed.to(dtype), self.prior_precision.to(dtype)
+        return -self.signed.to(dtype), self.prior_precision.to(dtype)
 
     def _energy(self, rows: Tensor, *constants: Tensor) -> Tensor:
-        signed, alpha = constants
-        return 0.5 * alpha * rows.square().sum(1) - logsigmoid(rows @ signed.T).sum(1)
+        turned, alpha = constants
+        return 0.5 * alpha * rows.square().sum(1) + softplus(rows @ turned.T, threshold=_EXACT).sum(1)
 
     def _both(self, rows: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
-        signed, alpha = constants
-        margins = rows @ signed.T
+        turned, alpha = constants
+        misses = rows @ turned.T
         g = rows * alpha
-        e = (rows * g).sum(1).mul_(0.5).sub_(logsigmoid(margins).sum(1))
-        return e, g.addmm_(margins.neg_().sigmoid_(), signed, alpha=-1.0)
+        e = (rows * g).sum(1).mul_(0.5).add_(softplus(misses, threshold=_EXACT).sum(1))
+        return e, g.addmm_(misses.sigmoid_(), turned)
 
     def _gradient(self, rows: Tensor, *constants: Tensor) -> Tensor:
-        signed, alpha = constants
-        return (rows * alpha).addmm_((rows @ signed.T).neg_().sigmoid_(), signed, alpha=-1.0)
+        turned, alpha = constants
+        return (rows * alpha).addmm_((rows @ turned.T).sigmoid_(), turned)
 
     def _pack(self) -> tuple[str, tuple[int, ...], list[Tensor], Tensor | None]:
         return "logistic_regression", (self.signed.shape[0],), [self.prior_precision, self.signed], None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -14,11 +15,11 @@ from ..ops import checks
 from ..ops.backend import wish
 from ..ops.moments import moments_
 from ..ops.noise import fresh_seed
-from . import graph
+from . import fused, graph
 from .energy import Energy, EnergyFunction
 from .state import ChainState, Interrupted, Run, RunStats, StepInfo, no_divergence
 
-STRATEGIES = ("auto", "step", "reference", "graph")
+STRATEGIES = ("auto", "fused", "step", "reference", "graph")
 POLICIES = ("freeze", "stop", "ignore")
 
 
@@ -47,11 +48,19 @@ class Sampler(Protocol):
     ) -> Transition: ...
 
 
-def pick_strategy(strategy: str, backend: str | None, energy: Energy, x: Tensor) -> tuple[str, str | None]:
-    """(strategy, backend of its ops): `graph` for modules on CUDA, `step` otherwise; forced ones are honoured or refused."""
+def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: Sampler, x: Tensor,
+                  condition: Mapping[str, Any] | None) -> tuple[str, str | None]:  # fmt: skip
+    """(strategy, backend of its ops): `fused` where it can, `graph` for modules on CUDA, `step` otherwise; forced ones are
+    honoured or refused."""
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
     asked = wish(backend)
+    if strategy in ("auto", "fused"):
+        reason = fused.why_not(energy, sampler, x, condition, backend)
+        if not reason:
+            return "fused", backend
+        if strategy == "fused":
+            raise ValueError(f"strategy='fused' cannot run this chain: {reason}")
     if strategy == "reference":
         if asked not in ("auto", "reference"):
             raise ValueError(f"strategy='reference' runs on backend 'reference', got backend={asked!r}")
@@ -91,17 +100,22 @@ def run_(
     if not x.numel() or not num_steps:
         return x.new_zeros(x.shape[0]) if grad_norm else None
     forced = strategy == "graph"
-    strategy, backend = pick_strategy(strategy, backend, energy, x)
+    strategy, backend = pick_strategy(strategy, backend, energy, sampler, x, condition)
     state = ChainState(x, seed, step, chain_offset=chain_offset)
     if strategy == "graph":
         norm = graph.run(energy, sampler, state, num_steps, condition, backend, grad_norm, forced)
         if norm is not graph.FAILED:
             return norm
-    transition = sampler.transition(
-        EnergyFunction(energy, condition), state, backend=backend, guard=False, track=grad_norm, rng=None
-    )
+    transition = _bind(strategy, sampler, EnergyFunction(energy, condition), state, backend, guard=False, track=grad_norm)
     transition.advance(num_steps)
     return transition.grad_norm() if grad_norm else None
+
+
+def _bind(strategy: str, sampler: Sampler, energy: EnergyFunction, state: ChainState, backend: str | None, *, guard: bool,
+          track: bool) -> Transition:  # fmt: skip
+    if strategy == "fused":
+        return fused.transition(energy, sampler, state, backend=backend, guard=guard, track=track)
+    return sampler.transition(energy, state, backend=backend, guard=guard, track=track, rng=None)
 
 
 def check_sampler(sampler: Any) -> None:
@@ -197,7 +211,8 @@ def sample(
         on_divergence: what happens to a chain whose energy or gradient is not finite, or whose next state could leave the range
             of its dtype: "freeze" (it stays where it is, the others go on), "stop" (the run ends early), "ignore" (nothing is
             looked for, NaN spreads).
-        strategy: "auto", "step" (a loop over fused updates), "graph" (CUDA graph) or "reference" (plain PyTorch).
+        strategy: "auto", "fused" (the whole chain in native code, for energies with a descriptor), "step" (a loop over fused
+            updates), "graph" (CUDA graph) or "reference" (plain PyTorch).
         backend: see `ebm_fast.use_backend`.
         progress: True or False; None shows a bar on a terminal once the run has taken two seconds.
 
@@ -219,14 +234,13 @@ def sample(
     guard = on_divergence != "ignore"
     if state.divergence_step is None:
         state.divergence_step = no_divergence(state.x)
-    name, backend = pick_strategy("step" if strategy == "auto" else strategy, backend, energy, state.x)
+    name, backend = pick_strategy(strategy, backend, energy, sampler, state.x, condition)
     transition: Transition
-    if name == "graph":
+    if name == "graph" and strategy == "graph":
         transition = graph.chunked(energy, sampler, state, condition, backend, guard, thin)
     else:
-        transition = sampler.transition(
-            EnergyFunction(energy, condition), state, backend=backend, guard=guard, track=True, rng=None
-        )
+        name = "step" if name == "graph" else name
+        transition = _bind(name, sampler, EnergyFunction(energy, condition), state, backend, guard=guard, track=True)
     _check_energies(transition, state, resume, on_divergence)
     kept = num_steps // thin
     samples = state.x.new_empty((kept, *transition.position().shape)) if record else None
@@ -263,8 +277,24 @@ def sample(
             left -= chunk
             whole, spare = (spare.become(state), 0), whole[0]
         transition.reset_stats()
-        done = 0
+        done, rows = 0, 1
+        records = isinstance(transition, fused.FusedTransition) and on_divergence != "stop"
         while done < num_steps and not stopped:
+            if records and kept > done // thin:
+                assert isinstance(transition, fused.FusedTransition)
+                if record_energy and energies is None:
+                    energies = state.x.new_empty((kept, state.x.shape[0]))
+                    if transition.hamiltonian_now() is not None:
+                        hamiltonians = torch.empty_like(energies, dtype=torch.float64)
+                rows, start = min(rows, kept - done // thin), time.perf_counter()
+                transition.record(done // thin, rows, thin, samples, energies, hamiltonians, average)
+                if bar is not None:
+                    bar.update(rows * thin)
+                done += rows * thin
+                whole, spare = (spare.become(state), done), whole[0]
+                # about a fifth of a second between looks at the keyboard, and one copy of the state for each
+                rows = max(1, min(2 * rows, int(0.2 * rows / max(time.perf_counter() - start, 1e-6))))
+                continue
             count = min(thin, num_steps - done)
             if average is None:
                 stopped = advance(count)
@@ -327,15 +357,15 @@ class Moments:
 
     def __init__(self, x: Tensor, backend: str | None) -> None:
         x = x.float() if x.itemsize < 4 else x
-        self.mean, self._squares = torch.zeros_like(x), torch.zeros_like(x)
-        self._count, self._backend = 0, backend
+        self.mean, self.squares = torch.zeros_like(x), torch.zeros_like(x)
+        self.count, self._backend = 0, backend
 
     def update(self, x: Tensor) -> None:
-        self._count += 1
-        moments_(x.to(self.mean.dtype).contiguous(), self.mean, self._squares, count=self._count, backend=self._backend)
+        self.count += 1
+        moments_(x.to(self.mean.dtype).contiguous(), self.mean, self.squares, count=self.count, backend=self._backend)
 
     def variance(self) -> Tensor:
-        return self._squares / max(self._count - 1, 1)
+        return self.squares / max(self.count - 1, 1)
 
 
 def _first(state: ChainState, most: int = 8) -> str:

@@ -2,6 +2,7 @@
 
 from .backend import BackendError, use_backend
 from .baoab import baoab_
+from .chain import chain_
 from .langevin import langevin_step_
 from .leapfrog import leapfrog_
 from .metropolis import metropolis_
@@ -17,6 +18,7 @@ __all__ = [
     "BackendError",
     "baoab_",
     "bits_",
+    "chain_",
     "event_norm",
     "fresh_seed",
     "langevin_step_",

@@ -195,3 +195,35 @@ def moments_cpu(x: Tensor, *args: Any) -> None:
 
 def moments_cuda(x: Tensor, *args: Any) -> None:
     _on_cuda(x.device, _C.moments_cuda, *_moments_args(x, *args))
+
+
+ENERGIES = ("gaussian_diagonal", "gaussian_dense", "mixture", "gamma", "double_well", "rosenbrock", "funnel", "ring", "phi_four",
+            "logistic_regression", "eight_schools")  # fmt: skip
+TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
+
+
+def _schedule(number: float, at: Tensor | None) -> Any:
+    """# (), (n,), (steps, 1) or (steps, n)"""
+    if at is None:
+        return _C.Schedule(number, 0, 0, 0)
+    chain_stride = at.stride(-1) if at.ndim and at.shape[-1] > 1 else 0
+    return _C.Schedule(number, at.data_ptr(), chain_stride, at.stride(0) if at.ndim == 2 else 0)
+
+
+def chain_cpu(
+    x: Tensor, parameters: Tensor, energy: Tensor | None, grad: Tensor | None, momentum: Tensor | None, scale: Tensor | None,
+    step_size_at: Tensor | None, noise_std_at: Tensor | None, beta_at: Tensor | None, persistence_at: Tensor | None,
+    leapfrogs_at: Tensor | None, divergence_step: Tensor | None, norm_sum: Tensor | None, samples: Tensor | None,
+    energies: Tensor | None, hamiltonians: Tensor | None, counters: Tensor | None, mean: Tensor | None, squares: Tensor | None,
+    rng: Tensor | None, energy_kind: str, integers: list[int], transition: str, steps: int, thin: int, count: int,
+    leapfrogs: int, carried: bool, finish: bool, flip: bool, noise_first: bool, guard: bool, step_size: float,
+    noise_std: float, beta: float, persistence: float, numbers: list[float], seed: int, step: int, chain_offset: int,
+) -> None:  # fmt: skip
+    pointers = (x, parameters, energy, grad, momentum, scale, leapfrogs_at, divergence_step, norm_sum, samples, energies,
+                hamiltonians, counters, mean, squares, rng)  # fmt: skip
+    _on_cpu(
+        _C.chain_cpu, *map(address, pointers), _schedule(step_size, step_size_at), _schedule(noise_std, noise_std_at),
+        _schedule(beta, beta_at), _schedule(persistence, persistence_at), *_shape(x), ENERGIES.index(energy_kind),
+        list(integers), TRANSITIONS.index(transition), steps, thin, count, leapfrogs, carried, finish, flip, noise_first, guard,
+        list(numbers), seed & WORD, step & WORD, chain_offset,
+    )  # fmt: skip

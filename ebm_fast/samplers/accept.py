@@ -110,6 +110,17 @@ class AcceptReject(Transition):
             return found
         return self._coefficients
 
+    def coefficients_of(self, num_steps: int) -> list[dict[str, Any]]:
+        """Those of the next steps: one for all of them while nothing changes."""
+        age = self.state.age
+        return [self.coefficients(age + k) for k in range(num_steps if self.sampler.has_schedule() else 1)]
+
+    def forget_coefficients(self) -> None:
+        self._coefficients = None
+
+    def chain_done(self, plan: dict[str, Any], num_steps: int) -> None:
+        self.proposals += num_steps
+
     def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
         raise NotImplementedError
 
@@ -132,7 +143,7 @@ class AcceptReject(Transition):
                     self.adapter.update(self, state.age + k)
                     if state.age + k + 1 == state.warmup_until:
                         self.adapter.freeze(self)
-                        self._coefficients = None
+                        self.forget_coefficients()
         if self.rng is not None:
             self.rng[1].add_(num_steps)
         state.step += num_steps

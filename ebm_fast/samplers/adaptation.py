@@ -73,6 +73,8 @@ def windows(start: int, stop: int) -> tuple[int, list[int]]:
 class Adapter:
     """The adaptation of one run. Everything it knows is in `state.extra`, so that a warm-up resumes exactly."""
 
+    needs_proposals = False  # whether it looks at proposals and momenta, beyond acceptance and states
+
     def __init__(self, settings: Adaptation, sampler: Any, state: ChainState) -> None:
         self.settings, self.sampler = settings, sampler
         self.target = settings.target_accept or sampler.target_accept

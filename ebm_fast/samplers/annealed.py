@@ -166,6 +166,9 @@ class SimulatedAnnealing(Sampler):
     def check_start(self, x: Any) -> None:
         self.sampler.check_start(x)
 
+    def why_not_fused(self, x: Tensor) -> str:
+        return self._inner().why_not_fused(x)
+
     def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0) -> ChainState:
         return self._inner().init(energy, x, seed, warmup=warmup)
 

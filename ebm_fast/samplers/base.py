@@ -41,6 +41,16 @@ def check_coefficient(value: Any, name: str) -> None:
     checks.number(value, name, low=0.0)
 
 
+def stacked(values: list[Any], x: Tensor) -> Any:
+    """Coefficients of successive steps as `ops.chain_` takes them: a number or tensor, or float32 (steps, 1) or (steps, n)."""
+    if len(values) == 1:
+        return values[0]
+    if not any(isinstance(v, Tensor) for v in values):
+        return torch.tensor(values, dtype=torch.float32, device=x.device)[:, None]
+    rows = [torch.as_tensor(v, dtype=torch.float32, device=x.device).expand(x.shape[0]) for v in values]
+    return torch.stack(rows)
+
+
 class Sampler:
     """`init` and `step` of every sampler, on its own `transition`."""
 
@@ -65,6 +75,10 @@ class Sampler:
         transition = self.transition(EnergyFunction(energy), state, backend=None, guard=True, track=True, rng=None)
         transition.advance(1)
         return state, transition.info()
+
+    def why_not_fused(self, x: Tensor) -> str:
+        """Why native code cannot run whole chains of this sampler on float32 x; empty if its transition has a `chain_plan`."""
+        return f"{type(self).__name__} has no whole-chain form"
 
     def transition(
         self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
@@ -111,6 +125,14 @@ class Transition:
     def stats(self) -> dict[str, Any]:
         """Further fields of `RunStats`, since `reset_stats`."""
         return {}
+
+    def chain_plan(self, num_steps: int) -> dict[str, Any]:
+        """The next num_steps steps, which adapt nothing, as arguments of `ops.chain_`; of samplers without `why_not_fused`."""
+        raise NotImplementedError
+
+    def chain_done(self, plan: dict[str, Any], num_steps: int) -> None:
+        """`ops.chain_` has taken the steps of a plan; state.step and state.age have not moved yet."""
+        raise NotImplementedError
 
     def exchangeable(self) -> tuple[Tensor, Tensor | None]:
         """Energy (n,) and gradient (n, *event) at the present state, in the memory that the next step reads."""

@@ -62,6 +62,8 @@ class ChEES(Adaptation):
 
 
 class ChEESAdapter(Adapter):
+    needs_proposals = True
+
     def __init__(self, settings: ChEES, sampler: Any, state: ChainState) -> None:
         super().__init__(settings, sampler, state)
         self.target = settings.target_accept or 0.651

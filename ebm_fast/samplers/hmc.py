@@ -19,12 +19,20 @@ from ..ops.noise import normal_
 from ..ops.proposal import propose_
 from .accept import _FROZEN, AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
-from .base import Transition
+from .base import Transition, stacked
 from .chees import ChEES, halton
 from .jitter import uniform_number
 
 Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
 MAX_ERROR = 1000.0  # energy error of a divergence, as in Stan
+
+
+def _why_not_fused(sampler: Any, x: Tensor) -> str:
+    inverse, event = sampler.inverse_mass, x.shape[1:]
+    dense = inverse is not None and (inverse.shape != event or tuple(inverse.shape) == (event.numel(),) * 2)
+    if dense or (sampler.adapt is not None and sampler.adapt.mass == "dense"):
+        return "a dense mass matrix has no whole-chain form"
+    return ""
 
 
 def _check_mass(inverse_mass: Any) -> None:
@@ -80,6 +88,9 @@ class HMC(AcceptRejectSampler):
     def has_schedule(self) -> bool:
         return super().has_schedule() or self.leapfrog_jitter or self.step_jitter > 0.0 or isinstance(self.adapt, ChEES)
 
+    def why_not_fused(self, x: Tensor) -> str:
+        return _why_not_fused(self, x)
+
     def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
                    rng: Tensor | None) -> Transition:  # fmt: skip
         return HMCTransition(self, energy, state, backend=backend, rng=rng)
@@ -126,6 +137,9 @@ class MALA(AcceptRejectSampler):
     @property
     def inverse_mass(self) -> Tensor | None:
         return self.preconditioner
+
+    def why_not_fused(self, x: Tensor) -> str:
+        return _why_not_fused(self, x)
 
     def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
                    rng: Tensor | None) -> Transition:  # fmt: skip
@@ -176,6 +190,9 @@ class GHMC(AcceptRejectSampler):
         _check_mass(self.inverse_mass)
         if self.adapt is not None and (self.adapt.mass == "dense" or self.adapt.per_chain or isinstance(self.adapt, ChEES)):
             raise ValueError("GHMC adapts one step size and a diagonal mass: adapt=Adaptation(mass='diagonal')")
+
+    def why_not_fused(self, x: Tensor) -> str:
+        return _why_not_fused(self, x)
 
     def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
                    rng: Tensor | None) -> Transition:  # fmt: skip
@@ -260,6 +277,16 @@ class HMCTransition(AcceptReject):
 
     _ratio: float | None = None
 
+    def chain_plan(self, num_steps: int) -> dict[str, Any]:
+        steps, x, extra = self.coefficients_of(num_steps), self.state.x, self.state.extra
+        lengths: Any = [self.num_leapfrog(self.state.age + k) for k in range(num_steps if len(steps) > 1 else 1)]
+        return {
+            "transition": "hmc", "step_size": stacked([c["drift"] for c in steps], x),
+            "beta": stacked([c["beta"] for c in steps], x), "leapfrogs": lengths if len(lengths) > 1 else lengths[0],
+            "max_error": self.sampler.max_error, "scale": self._scale, "energy": extra["energy"], "grad": extra["grad"],
+            "carried": True, "counters": self.counters,
+        }  # fmt: skip
+
     def propose(self, k: int, age: int) -> None:
         c, L, counter = self.coefficients(age), self.num_leapfrog(age), self.counter(k)
         if self._dense is not None:
@@ -334,6 +361,10 @@ class GHMCTransition(HMCTransition):
         metropolis_(x, q, extra["energy"], energy, grad=grad, proposal_grad=end_grad, momentum=p, momentum_before=self._before,
                     kinetic=self.kinetic, scale=scale, counters=self.counters, kick=c["half"], beta=c["beta"],
                     max_error=self.sampler.max_error, **counter)  # fmt: skip
+
+    def chain_plan(self, num_steps: int) -> dict[str, Any]:
+        persistence = self.coefficients(self.state.age)["persistence"]
+        return {**super().chain_plan(num_steps), "flip": True, "persistence": persistence, "momentum": self.momentum}
 
     def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
         return {**super().derive(step_size, beta), "persistence": math.exp(-self.sampler.friction * float(step_size))}

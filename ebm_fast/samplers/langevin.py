@@ -17,7 +17,7 @@ from ..ops import checks
 from ..ops.langevin import langevin_step_
 from ..ops.noise import fresh_seed
 from ..ops.norm import event_norm
-from .base import Sampler, Transition, at_age, check_coefficient, is_schedule
+from .base import Sampler, Transition, at_age, check_coefficient, is_schedule, stacked
 
 Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
 
@@ -88,6 +88,9 @@ class Langevin(Sampler):
 
     def has_schedule(self) -> bool:
         return any(is_schedule(c) for c in (self.step_size, self.noise_std, self.temperature))
+
+    def why_not_fused(self, x: Tensor) -> str:
+        return ""
 
     def transition(
         self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
@@ -168,6 +171,35 @@ class LangevinTransition(Transition):
             self.rng[1].add_(num_steps)
         state.step += num_steps
         state.age += num_steps
+
+    def chain_plan(self, num_steps: int) -> dict[str, Any]:
+        state, sampler, x = self.state, self.sampler, self.state.x
+        steps = [self._coefficients(k) for k in range(num_steps if sampler.has_schedule() else 1)]
+        open_end, after = (-math.inf, math.inf), self.clamp.get("clamp_after", "")
+        bounds = open_end if sampler.clamp is None else checks.bounds(sampler.clamp, "clamp")
+        plan: dict[str, Any] = {
+            "transition": "langevin", "step_size": stacked([s for s, _ in steps], x),
+            "noise_std": stacked([n for _, n in steps], x), "noise_first": sampler.order == "noise", "scale": self.scale,
+            "momentum": state.extra["velocity"] if sampler.momentum else None, "heavy_ball": sampler.momentum,
+            "prior_precision": sampler.prior_precision,
+            "grad_clip": math.inf if sampler.grad_clip is None else sampler.grad_clip,
+            "grad_clip_norm": math.inf if sampler.grad_clip_norm is None else sampler.grad_clip_norm,
+            "step_bounds": bounds if after in ("step", "both") else open_end,
+            "noise_bounds": bounds if after in ("noise", "both") else open_end,
+            "divergence_step": state.divergence_step if self.guard else None,
+            "norm_sum": torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) if self.track else None,
+        }  # fmt: skip
+        if sampler.order == "gradient" and (self.track or self.guard):
+            known = self._evaluated
+            energy, grad = known or (x.new_empty(x.shape[0]), torch.empty_like(x))
+            plan.update(energy=energy, grad=grad, carried=known is not None)
+        return plan
+
+    def chain_done(self, plan: dict[str, Any], num_steps: int) -> None:
+        self.gradients += num_steps
+        if self.track:
+            self._norm_sum += plan["norm_sum"]
+        self._evaluated = (plan["energy"], plan["grad"]) if "energy" in plan else None
 
     def _coefficients(self, k: int) -> tuple[Any, Any]:
         """Step size and noise of the k-th step from here."""

@@ -16,7 +16,7 @@ from ..ops.noise import normal_, uniform_
 from ..ops.proposal import propose_
 from .accept import AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
-from .base import Transition
+from .base import Transition, stacked
 
 Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
 
@@ -51,6 +51,9 @@ class RandomWalkMetropolis(AcceptRejectSampler):
         if self.scale is not None and not isinstance(self.scale, Tensor):
             raise TypeError(f"scale must be a tensor (*event), got {type(self.scale).__name__}")
 
+    def why_not_fused(self, x: Tensor) -> str:
+        return ""
+
     def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
                    rng: Tensor | None) -> Transition:  # fmt: skip
         return RandomWalkTransition(self, energy, state, backend=backend, rng=rng)
@@ -64,6 +67,14 @@ class RandomWalkTransition(AcceptReject):
 
     def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
         return {"drift": step_size, "beta": beta}
+
+    def chain_plan(self, num_steps: int) -> dict[str, Any]:
+        steps, x = self.coefficients_of(num_steps), self.state.x
+        return {
+            "transition": "random_walk", "step_size": stacked([c["drift"] for c in steps], x),
+            "beta": stacked([c["beta"] for c in steps], x), "scale": self.scale(), "energy": self.state.extra["energy"],
+            "carried": True, "counters": self.counters,
+        }  # fmt: skip
 
     def new_mass(self) -> None:
         """Nothing depends on the scale beyond the next proposal."""

@@ -71,6 +71,9 @@ class ReplicaExchange(Sampler):
     def has_schedule(self) -> bool:
         return True  # the parity of the swaps changes
 
+    def why_not_fused(self, x: Tensor) -> str:
+        return self.sampler.why_not_fused(x[:, 0])
+
     def check_start(self, x: Any) -> None:
         checks.exact_state(x, "x0")
 

@@ -17,7 +17,7 @@ from ..ops.baoab import baoab_
 from ..ops.leapfrog import leapfrog_
 from ..ops.noise import normal_
 from ..ops.norm import event_norm
-from .base import Sampler, Transition, at_age, check_coefficient, is_schedule
+from .base import Sampler, Transition, at_age, check_coefficient, is_schedule, stacked
 
 _LARGEST_NORMAL = 6.77  # sqrt(66 ln 2), see csrc/core/normal.h
 
@@ -57,6 +57,9 @@ class UnderdampedLangevin(Sampler):
 
     def check_start(self, x: Any) -> None:
         checks.exact_state(x, "x0")
+
+    def why_not_fused(self, x: Tensor) -> str:
+        return ""
 
     def has_schedule(self) -> bool:
         return is_schedule(self.temperature)
@@ -158,6 +161,19 @@ class UnderdampedTransition(Transition):
             self.rng[1].add_(num_steps)
         state.step += num_steps
         state.age += num_steps
+
+    def chain_plan(self, num_steps: int) -> dict[str, Any]:
+        state, extra = self.state, self.state.extra
+        noise = [self._noise_std(state.age + k) for k in range(num_steps if self.sampler.has_schedule() else 1)]
+        return {
+            "transition": "baoab", "step_size": self.sampler.step_size, "noise_std": stacked(noise, state.x),
+            "persistence": self.persistence, "momentum": extra["momentum"], "energy": extra["energy"], "grad": extra["grad"],
+            "carried": True, "scale": self.scale, "divergence_step": state.divergence_step if self.guard else None,
+            "norm_sum": self._norm_sum if self.track else None,
+        }  # fmt: skip
+
+    def chain_done(self, plan: dict[str, Any], num_steps: int) -> None:
+        self.gradients += num_steps
 
     def _last_kick(self) -> None:
         extra = self.state.extra

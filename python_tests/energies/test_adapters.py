@@ -173,6 +173,10 @@ def test_a_component_out_of_its_support_takes_no_part():
     e, g = energy.energy_and_grad(x)
     torch.testing.assert_close(e, 0.5 * x[:, 0] ** 2 - math.log(0.75))
     torch.testing.assert_close(g, x)
+    infinite = en.mixture_of([en.Funnel(2), en.Gaussian([0.0, 0.0])])
+    x = torch.tensor([[-300.0, 1.0]])
+    assert en.Funnel(2).grad(x).isinf().any()
+    torch.testing.assert_close(infinite.energy_and_grad(x)[1], x)
 
 
 def test_errors():

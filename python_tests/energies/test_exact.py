@@ -14,6 +14,7 @@ import torch
 
 import ebm_fast as ef
 from ebm_fast import energies as en
+from ebm_fast.energies.draws import Draws
 
 ALPHA = 1e-6
 N = 100_000
@@ -33,13 +34,16 @@ def cell_p(u: torch.Tensor) -> float:
 
 
 def dependence_z(u: torch.Tensor) -> float:
-    """Largest correlation between columns, and between their folded forms |u - 1/2|, in standard errors."""
-    worst = 0.0
-    for v in (u, (u - 0.5).abs()):
-        v = (v - v.mean(0)) / v.std(0)
-        c = (v.T @ v / len(v)).fill_diagonal_(0.0)
-        worst = max(worst, c.abs().max().item() * math.sqrt(len(v)))
-    return worst
+    """Largest correlation among columns u and their folded forms |u - 1/2|, in standard errors."""
+    v = torch.cat((u, (u - 0.5).abs()), 1)
+    v = (v - v.mean(0)) / v.std(0)
+    return (v.T @ v / len(v)).fill_diagonal_(0.0).abs().max().item() * math.sqrt(len(v))
+
+
+def moments_z(u: torch.Tensor) -> float:
+    """Largest deviation of mean and variance of the normal scores, in standard errors."""
+    z = torch.special.ndtri(u)
+    return max(z.mean(0).abs().max().item(), (z.square().mean(0) - 1.0).abs().max().item() / 2**0.5) * math.sqrt(len(u))
 
 
 def cdf(log_f, x, low, high):
@@ -174,13 +178,58 @@ def test_draws_follow_the_law(law):
     assert x.shape == (N, energy.dim) and x.dtype is F64
     u = uniforms(x)
     assert min(cell_p(column) for column in u.T) > ALPHA / 12
-    assert dependence_z(u) < 5.6  # 1e-6 over a few dozen pairs
+    assert dependence_z(u) < 5.7 and moments_z(u) < 5.7  # 1e-6 over some 80 numbers
     centre = x.mean(0)
     stretched = uniforms(centre + 1.05 * (x - centre))
     assert min(cell_p(column) for column in stretched.T) < ALPHA
     if energy.dim > 1:
         mixed = torch.cat((u[:, :1], torch.where(torch.rand(N, 1) < 0.05, u[:, :1], u[:, 1:2])), 1)
-        assert dependence_z(mixed) > 5.6  # 5 % of a number used twice
+        assert dependence_z(mixed) > 5.7  # 5 % of a number used twice
+
+
+def test_weights_of_distant_modes():
+    weights = torch.tensor([0.1, 0.2, 0.7], dtype=F64)
+    energy = en.GaussianMixture([[0.0], [100.0], [200.0]], 1.0, 3.0 * weights)
+    counts = torch.histc(energy.sample(N, seed=1).double(), 3, -50.0, 250.0)
+    error = (N * weights * (1 - weights)).sqrt()
+    assert ((counts - N * weights).abs() < 5.2 * error).all()
+    assert ((counts - N * weights**1.05 / (weights**1.05).sum()).abs() > 5.2 * error).any()
+
+
+class Fixed(Draws):
+    """Uniforms that are chosen, and normals that are 1."""
+
+    def __init__(self, u):
+        super().__init__(len(u), 0, 0, u.device)
+        self.u = u
+
+    def uniform(self, k):
+        return self.u[:, None].expand(-1, k)
+
+    def normal(self, k):
+        return torch.ones(self.n, k, dtype=F64)
+
+
+def test_inverted_distributions_reach_into_the_tails():
+    """Quantiles at 1e-15 and beside 1, where a grid that ends too early shows."""
+    u = torch.tensor([1e-15, 1e-12, 1e-6, 0.5, 1 - 1e-6, 1 - 1e-9], dtype=F64)
+    far = en.Ring(1, 100.0, 2.0, dtype=F64)._sample(Fixed(u)).squeeze(1)
+    torch.testing.assert_close(far, 100.0 + 2.0 * torch.special.ndtri(u), rtol=1e-6, atol=0)
+    ball = en.Ring(2, 1e-9, 1.0, dtype=F64)._sample(Fixed(u)).norm(dim=1)
+    torch.testing.assert_close(ball, (-2.0 * torch.log1p(-u)).sqrt(), rtol=1e-5, atol=2e-8)
+    # E = 100 (x^2 - 1)^2, close to a Gaussian of variance 1/800 about each well; its next order is a shift of 3/1600
+    well = en.DoubleWell(100.0, 1.0, dtype=F64)._sample(Fixed(1 - u)).abs().squeeze(1)
+    exact = cdf(lambda t: -100.0 * (t * t - 1) ** 2, well, 0.5, 1.5)
+    torch.testing.assert_close(exact, 1 - u, rtol=1e-4, atol=1e-13)
+
+
+def test_uniforms_have_sixty_four_bits():
+    draws = Draws(100, 7, 3, torch.empty(0).device)
+    u = draws.uniform(2)
+    words = ef.ops.bits_(torch.empty(100, 4, dtype=torch.int32), seed=7, purpose="init", chain_offset=3).tolist()
+    wanted = [[((w[i] + 2**31) * 2**32 + w[i + 1] + 2**31) / 2**64 for i in (0, 2)] for w in words]
+    torch.testing.assert_close(u, torch.tensor(wanted, dtype=F64), rtol=2**-52, atol=2**-60)
+    assert not torch.equal(draws.uniform(2), u)
 
 
 def test_log_z_and_draws_belong_together(exact_case):

@@ -13,8 +13,9 @@ from ebm_fast.kernels import why_missing
 
 
 @pytest.mark.skipif(bool(why_missing()), reason=why_missing())
-def test_kernels_in_the_interpreter():
-    parity = Path(__file__).with_name("test_kernel_parity.py")
+@pytest.mark.parametrize("name", ["test_kernel_parity.py", "test_mcmc_parity.py"])
+def test_kernels_in_the_interpreter(name):
+    parity = Path(__file__).with_name(name)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", str(parity), "-k", "triton", "-m", "not cuda", "--device", "cpu",
          "-p", "no:cacheprovider"],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from flat import Guarded
 from tolerances import UPDATE, assert_normals_agree
 
 from ebm_fast.ops.backend import implementation, why_not
@@ -17,25 +18,6 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 STREAM = (7, -3 << 50, (5 << 32) + 9, 2**32 - 1001)  # purpose, seed, step, chain_offset
 BITS, UNIFORM, NORMAL, SIGNS = range(4)
 INF = math.inf
-
-
-class Guarded:
-    """A poisoned tensor with poisoned memory on both sides, which must stay as it is."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: str, shift: int = 0) -> None:
-        n = math.prod(shape)
-        self.margin = 16 + shift
-        self.poison = math.nan if dtype.is_floating_point else -77
-        self.memory = torch.full((n + 64,), self.poison, dtype=dtype, device=device)
-        self.tensor = self.memory[self.margin : self.margin + n].view(shape)
-
-    def filled(self, value: torch.Tensor) -> torch.Tensor:
-        return self.tensor.copy_(value)
-
-    def assert_margins_untouched(self) -> None:
-        n = self.tensor.numel()
-        outside = torch.cat((self.memory[: self.margin], self.memory[self.margin + n :]))
-        assert (outside.isnan() if outside.is_floating_point() else outside == self.poison).all()
 
 
 def drawn(fill: Any, shape: tuple[int, ...], kind: int, dtype: torch.dtype, device: str, *, shift: int = 0, rng: Any = None,
@@ -100,12 +82,16 @@ FORMS: dict[str, dict[str, Any]] = {
     "noise per chain": {"noise_std_at": "n", "noise_std": 0.0},
     "gradient scale": {"grad_scale": "n"},
     "active": {"active": torch.uint8},
+    "preconditioner": {"scale": "x"},
+    "preconditioner, velocity, step per chain": {"scale": "x", "velocity": "x", "step_size_at": "n", "noise_std_at": "0"},
+    "preconditioner, noise only": {"scale": "x", "grad": None},
     "all but velocity": {
-        "step_size_at": "n", "noise_std_at": "n", "grad_scale": "n", "active": torch.bool, "prior_precision": 0.4,
+        "scale": "x", "step_size_at": "n", "noise_std_at": "n", "grad_scale": "n", "active": torch.bool, "prior_precision": 0.4,
         "grad_clip": 0.8, "step_lo": -1.0, "step_hi": 1.5, "noise_lo": -0.9, "noise_hi": 1.2,
     },
     "all": {
-        "velocity": "x", "momentum": 0.9, "step_size_at": "n", "noise_std_at": "0", "grad_scale": "n", "active": torch.uint8,
+        "velocity": "x", "momentum": 0.9, "scale": "x", "step_size_at": "n", "noise_std_at": "0", "grad_scale": "n",
+        "active": torch.uint8,
         "prior_precision": 0.4, "grad_clip": 0.8, "step_lo": -1.0, "step_hi": 1.5, "noise_lo": -0.9, "noise_hi": 1.2,
     },
 }  # fmt: skip
@@ -129,10 +115,11 @@ def updated(step: Any, form: dict[str, Any], shape: tuple[int, ...], dtype: torc
         "0": torch.tensor(0.07, device=device, dtype=arithmetic),
     }
     active = torch.rand(chains, generator=generator) < 0.5
+    scale = torch.rand(shape[1:], generator=generator, dtype=torch.float64).to(device, arithmetic) + 0.5
     step(
         x.tensor, form.get("grad", grad), velocity.tensor if "velocity" in form else None,
         *(coefficient.get(form.get(name)) for name in ("step_size_at", "noise_std_at", "grad_scale")),
-        active.to(device, form["active"]) if "active" in form else None, rng,
+        active.to(device, form["active"]) if "active" in form else None, scale if "scale" in form else None, rng,
         *(form.get(name, value) for name, value in PLAIN.items()), *stream,
     )  # fmt: skip
     x.assert_margins_untouched()
@@ -178,7 +165,7 @@ def test_a_nan_stays_a_nan_under_clamps(op, device):
     x = torch.tensor([[math.nan, 0.0, 1e30, -1e30]], device=device)
     grad = torch.tensor([[0.0, math.nan, 0.0, 0.0]], device=device)
     numbers = (PLAIN | {"grad_clip": 1.0, "step_lo": -2.0, "step_hi": 2.0, "noise_lo": -1.0, "noise_hi": 1.0}).values()
-    op("langevin_step_")(x, grad, None, None, None, None, None, None, *numbers, *STREAM)
+    op("langevin_step_")(x, grad, *[None] * 7, *numbers, *STREAM)
     assert x.isnan().tolist() == [[True, True, False, False]]
     assert x[0, 2:].tolist() == [1.0, -1.0]
 
@@ -235,7 +222,7 @@ def test_more_elements_than_32_bits_count(op, device):
     last = drawn(op("noise_"), (8, 1025), NORMAL, torch.bfloat16, device, stream=(purpose, seed, step, 5 + 2**21))
     assert torch.equal(out[-8:], last)
     numbers = (PLAIN | {"step_size": 1.0, "noise_std": 0.0}).values()
-    op("langevin_step_")(out, out.clone(), None, None, None, None, None, None, *numbers, *STREAM)
+    op("langevin_step_")(out, out.clone(), *[None] * 7, *numbers, *STREAM)
     assert not out.any()
     out[-1] = 2.0
     assert op("event_norm")(out)[-2:].tolist() == [0.0, pytest.approx(2.0 * 1025**0.5)]

@@ -209,7 +209,7 @@ def test_simulated_annealing_concentrates_on_the_minimum(sampler):
 
 
 @pytest.mark.parametrize(
-    "sampler", [ef.HMC(0.7, 3), ef.MALA(0.3), ef.RandomWalkMetropolis(1.5), ef.Langevin(0.05)], ids=["hmc", "mala", "rw", "ula"]
+    "sampler", [ef.HMC(0.7, 3), ef.MALA(0.8), ef.RandomWalkMetropolis(1.5), ef.Langevin(0.1)], ids=["hmc", "mala", "rw", "ula"]
 )
 def test_replicas_recover_the_weights_of_modes_ten_deviations_apart(sampler):
     """A10: 1:3 weights, modes 10 sd apart in 2-D, every chain started in the light mode; without replicas none ever leaves."""

@@ -1,0 +1,150 @@
+// exp, log, sincos, tanh, softplus and the logistic function over a value type: float32 with at most 2 units in the last place of
+// error over the whole range (1 in the last denormal place of exp), infinities and NaN as in libm.
+#pragma once
+#include "normal.h"
+#include "wide.h"
+
+EBM_FAST_CORE_BEGIN
+
+template <class V> HD inline V absolute(V a) { return bits_to_float(float_to_bits(a) & 0x7FFFFFFF); }
+template <class V> HD inline V with_sign(V a, V sign) {
+    return bits_to_float((float_to_bits(a) & 0x7FFFFFFF) | (float_to_bits(sign) & static_cast<int32_t>(0x80000000)));
+}
+
+// k = round(x / ln 2) and r = x - k ln 2, for |x| < 2^20
+template <class V>
+HD inline void split_exponent(V x, typename Bits<V>::type& k, V& r) {
+    const V magic = broadcast<V>(0x1.8p23f);  // adding it rounds to an integer, in the low bits
+    const V t = fma(x, broadcast<V>(1.44269502f), magic);
+    k = float_to_bits(t) - 0x4B400000;
+    const V turns = t - magic;
+    r = fma(turns, broadcast<V>(-0.693145752f), x);  // ln 2 in 15 bits: exact
+    r = fma(turns, broadcast<V>(-1.42860677e-6f), r);
+}
+
+// (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2] (Moshier's Cephes)
+template <class V>
+HD inline V exp_tail(V r) {
+    constexpr float coefficient[] = {5.0000001201e-1f, 1.6666665459e-1f, 4.1665795894e-2f,
+                                     8.3334519073e-3f, 1.3981999507e-3f, 1.9875691500e-4f};
+    return horner(coefficient, r);
+}
+
+template <class V>
+HD inline V exp(V x) {
+    typename Bits<V>::type k;
+    V r;
+    x = x < broadcast<V>(-104.0f) ? broadcast<V>(-104.0f) : x;  // comparisons that let NaN through
+    x = x > broadcast<V>(89.0f) ? broadcast<V>(89.0f) : x;
+    split_exponent(x, k, r);
+    const V p = fma(r * r, exp_tail(r), r) + broadcast<V>(1.0f);
+    const auto half = k >> 1;  // 2^k alone may not be a float
+    return p * bits_to_float((half + 127) << 23) * bits_to_float((k - half + 127) << 23);
+}
+
+// e^x for x <= 0 where results below 2^-126 may be 0: weights, which are added to something of order one
+template <class V>
+HD inline V exp_weight(V x) {
+    typename Bits<V>::type k;
+    V r;
+    x = x < broadcast<V>(-87.33f) ? broadcast<V>(-200.0f) : x;
+    split_exponent(x, k, r);
+    const V p = fma(r * r, exp_tail(r), r) + broadcast<V>(1.0f);
+    return select(k >= -126, p * bits_to_float((k + 127) << 23), broadcast<V>(0.0f));
+}
+
+// ln(1 + f) + e ln 2, f in [sqrt(1/2) - 1, sqrt(2) - 1]
+template <class V>
+HD inline V log_parts(V f, V e) {
+    constexpr float coefficient[] = EBM_FAST_LOG_COEFFICIENTS;
+    const V hi = e * broadcast<V>(0.693359375f);  // exact
+    const V sum = hi + f;
+    const V lost = select(e != broadcast<V>(0.0f), f - (sum - hi), broadcast<V>(0.0f));
+    return sum + fma(f * f, horner(coefficient, f), fma(e, broadcast<V>(-2.12194440e-4f), lost));
+}
+
+template <class V>
+HD inline V log(V x) {
+    const auto small = x < broadcast<V>(0x1p-126f);
+    const V y = select(small, x * broadcast<V>(0x1p24f), x);
+    const auto bits = float_to_bits(y);
+    const auto e = (bits - 0x3F3504F3) >> 23;
+    const V f = bits_to_float(bits - (e << 23)) - broadcast<V>(1.0f);
+    V result = log_parts(f, to_float(e) - select(small, broadcast<V>(24.0f), broadcast<V>(0.0f)));
+    const V infinity = broadcast<V>(__builtin_inff());
+    result = select(x == infinity, infinity, result);
+    result = select(x == broadcast<V>(0.0f), -infinity, result);
+    return select(x >= broadcast<V>(0.0f), result, x - x + broadcast<V>(__builtin_nanf("")));
+}
+
+// ln(1 + u) for u in [0, 1]
+template <class V>
+HD inline V log1p_unit(V u) {
+    const auto upper = u > broadcast<V>(0.41421356f);
+    const V f = select(upper, (u - broadcast<V>(1.0f)) * broadcast<V>(0.5f), u);  // exact either way
+    return log_parts(f, select(upper, broadcast<V>(1.0f), broadcast<V>(0.0f)));
+}
+
+// ln(1 + e^x) and its derivative 1 / (1 + e^-x)
+template <class V>
+HD inline void softplus(V x, V& value, V& slope) {
+    const V u = exp(-absolute(x)), zero = broadcast<V>(0.0f), one = broadcast<V>(1.0f);
+    slope = select(x >= zero, one, u) / (one + u);
+    value = log1p_unit(u) + (x < zero ? zero : x);
+}
+
+template <class V>
+HD inline V sigmoid(V x) {
+    const V u = exp(-absolute(x)), one = broadcast<V>(1.0f);
+    return select(x >= broadcast<V>(0.0f), one, u) / (one + u);
+}
+
+// x + x^3 P(x^2) below 5/8 (Moshier's Cephes), 1 - 2 / (1 + e^2|x|) above
+template <class V>
+HD inline V tanh(V x) {
+    constexpr float coefficient[] = {-3.33332819422e-1f, 1.33314422036e-1f, -5.37397155531e-2f, 2.06390887954e-2f,
+                                     -5.70498872745e-3f};
+    typename Bits<V>::type k;
+    V r, a = absolute(x) * broadcast<V>(-2.0f);
+    a = a < broadcast<V>(-20.0f) ? broadcast<V>(-20.0f) : a;
+    split_exponent(a, k, r);
+    const V scale = bits_to_float((k + 127) << 23), u = fma(scale, fma(r * r, exp_tail(r), r), scale), x2 = x * x;
+    const V flat = fma(horner(coefficient, x2) * x2, x, x);
+    const V steep = broadcast<V>(1.0f) - (u + u) / (broadcast<V>(1.0f) + u);
+    return select(a > broadcast<V>(-1.25f), flat, with_sign(steep, x));
+}
+
+// sin and cos of t quarter turns + q quarter turns, t in [-1/2, 1/2]
+template <class V>
+HD inline void sincos_quarter(V t, typename Bits<V>::type q, V& s, V& c) {
+    const V t2 = t * t;
+    constexpr float sin_coefficient[] = {-0.645964086f, 0.0796926096f, -0.00468147499f, 0.000158651514f};
+    constexpr float cos_coefficient[] = EBM_FAST_COS_COEFFICIENTS;
+    const V sine = fma(t, broadcast<V>(1.57079637e+0f), t * fma(horner(sin_coefficient, t2), t2, broadcast<V>(-4.37113883e-8f)));
+    const V cosine = fma(horner(cos_coefficient, t2), t2, broadcast<V>(1.0f));
+    const auto odd = (q & 1) != 0;
+    c = flip_sign(select(odd, sine, cosine), ((q + 1) & 2) << 30);
+    s = flip_sign(select(odd, cosine, sine), (q & 2) << 30);
+}
+
+// The reduction is exact in float64 up to 2^20; beyond, libm does it a number at a time.
+template <class V>
+HD inline void sincos(V x, V& s, V& c) {
+    const V magic = broadcast<V>(0x1.8p23f);
+    const V near = select(absolute(x) < broadcast<V>(0x1p20f), x, broadcast<V>(0.0f));
+    const V t = fma(near, broadcast<V>(0.636619747f), magic);
+    const auto q = float_to_bits(t) - 0x4B400000;
+    const auto turns = widen(t - magic);
+    const auto rest = (widen(near) - turns * make_wide<V>(0x1.921fb544p+0)) - turns * make_wide<V>(0x1.0b4611a626331p-34);
+    sincos_quarter(narrow(rest * make_wide<V>(0.63661977236758134308)), q, s, c);
+    if (any(absolute(x) >= broadcast<V>(0x1p20f)) || any(x != x)) {
+#if defined(__CUDACC__)
+        s = ::sinf(x), c = ::cosf(x);
+#else
+        for (int i = 0; i < W; ++i)
+            if (!(__builtin_fabsf(x[i]) < 0x1p20f)) s[i] = __builtin_sinf(x[i]), c[i] = __builtin_cosf(x[i]);
+#endif
+    }
+}
+
+EBM_FAST_CORE_END

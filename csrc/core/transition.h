@@ -1,0 +1,309 @@
+// One step of each sampler over G x V chains whose event lies as [dim][G]. `Machine` evaluates the energy and draws the noise:
+//   evaluate<MODE>(x, grad, energy);  normals(out, t, purpose);  log_uniform(out, t)  (ln u of each chain's "accept" block).
+// Arithmetic and random numbers are those of the ops of the same names composed (ebm_fast/reference/).
+#pragma once
+#include "chain.h"
+#include "energies/energy.h"
+#include "langevin.h"
+
+EBM_FAST_CORE_BEGIN
+
+enum Purpose : uint32_t { PURPOSE_LANGEVIN = 1, PURPOSE_ACCEPT = 2, PURPOSE_MOMENTUM = 3, PURPOSE_PROPOSAL = 10 };
+
+template <class V>
+struct Arrays {                  // each # [dim][G]
+    V *x, *grad, *momentum, *proposal, *proposal_grad, *before;
+    const float* scale;          // # [dim] or null
+};
+
+template <class V, int G>
+struct Numbers {                 // of the step at hand, one a chain
+    V step_size[G], noise_std[G], beta[G], persistence[G];
+};
+
+template <class V, int G>
+struct Status {
+    using Wide = typename WideOf<V>::type;
+    using Mask = typename Bits<V>::Mask;
+    V energy[G];
+    Wide probability_sum[G], accepted[G], divergent[G], probability[G], hamiltonian[G];
+    Wide norm_sum[G];
+    Mask frozen[G];
+    bool any_frozen;
+};
+
+template <class V> HD inline V scale_at(const float* scale, int i) { return broadcast<V>(scale ? scale[i] : 1.0f); }
+
+// p -= kick sigma g;  x += drift sigma p
+template <class V, int G>
+HD inline void leapfrog(int dim, const float* scale, const V (&kick)[G], const V (&drift)[G], V* x, V* p, const V* grad) {
+    for (int i = 0; i < dim; ++i) {
+        const V sigma = scale_at<V>(scale, i);
+        EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) {
+            const V moved = fma(-(kick[g] * sigma), grad[i * G + g], p[i * G + g]);
+            p[i * G + g] = moved;
+            x[i * G + g] = fma(drift[g] * sigma, moved, x[i * G + g]);
+        }
+    }
+}
+
+// a = beta (E - E') + K - K', decided; the kept state's energy and the counters.
+template <class V, int G, class Machine>
+HD inline void decide(Machine& machine, int64_t t, double max_error, const V (&beta)[G], const Sums<V, G>& before,
+                      const Sums<V, G>& after, const V (&proposal_energy)[G], Status<V, G>& status,
+                      typename Bits<V>::Mask (&accepted)[G]) {
+    V log_u[G];
+    machine.log_uniform(log_u, t);
+    EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) {
+        const auto b = widen(beta[g]), old = b * widen(status.energy[g]), next = b * widen(proposal_energy[g]);
+        const auto zero = make_wide<V>(0.0), one = make_wide<V>(1.0);
+        const auto a = b * (widen(status.energy[g]) - widen(proposal_energy[g])) + (before.at[g] - after.at[g]);
+        const auto fine = finite_value(proposal_energy[g]) & finite(after.at[g]) & lesser_or_equal(a, a);
+        accepted[g] = fine & lesser_or_equal(widen(log_u[g]), a);
+        const auto down = select(lesser_or_equal(a, zero), a, zero);
+        const auto probability = select(fine, widen(exp(narrow(down))), zero);
+        const auto good = fine & lesser_or_equal(make_wide<V>(-max_error), a);
+        status.probability_sum[g] = status.probability_sum[g] + probability;
+        status.accepted[g] = status.accepted[g] + select(accepted[g], one, zero);
+        status.divergent[g] = status.divergent[g] + select(good, zero, one);
+        status.probability[g] = probability;
+        status.hamiltonian[g] = select(accepted[g], next + after.at[g], old + before.at[g]);
+        status.energy[g] = select(accepted[g], proposal_energy[g], status.energy[g]);
+    }
+}
+
+template <class V, int G>
+HD inline void keep(int dim, const typename Bits<V>::Mask (&accepted)[G], V* x, const V* proposal) {
+    for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) x[i * G + g] = select(accepted[g], proposal[i * G + g], x[i * G + g]);
+}
+
+// x' = x + tau sigma z, accepted or not
+template <class V, int G, class Machine>
+HD inline void random_walk_step(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, int64_t t,
+                                Status<V, G>& status) {
+    const int dim = static_cast<int>(c.dim);
+    machine.normals(a.proposal, t, PURPOSE_PROPOSAL);
+    for (int i = 0; i < dim; ++i) {
+        const V sigma = scale_at<V>(a.scale, i);
+        EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) a.proposal[i * G + g] = fma(now.step_size[g] * sigma, a.proposal[i * G + g], a.x[i * G + g]);
+    }
+    V energy[G];
+    machine.template evaluate<VALUE>(a.proposal, a.proposal_grad, energy);
+    typename Bits<V>::Mask accepted[G];
+    const Sums<V, G> none;
+    decide<V, G>(machine, t, c.max_error, now.beta, none, none, energy, status, accepted);
+    keep<V, G>(dim, accepted, a.x, a.proposal);
+}
+
+// A Hamiltonian trajectory of `leapfrogs` steps with fresh or persistent momentum, accepted or not
+template <class V, int G, class Machine>
+HD inline void hmc_step(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, int64_t t,
+                        int leapfrogs, Status<V, G>& status) {
+    const int dim = static_cast<int>(c.dim);
+    V half[G], kick[G];
+    EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) kick[g] = now.beta[g] * now.step_size[g], half[g] = broadcast<V>(0.5f) * kick[g];
+    V* p = a.momentum;
+    V* z = c.flip ? a.before : p;
+    machine.normals(z, t, PURPOSE_MOMENTUM);
+    Sums<V, G> before, after;
+    for (int i = 0; i < dim; ++i) {
+        const V sigma = scale_at<V>(a.scale, i);
+        EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) {
+            V fresh = z[i * G + g];
+            if (c.flip) {
+                const V persistence = now.persistence[g];
+                fresh = fma(persistence, p[i * G + g], sqrt(fma(-persistence, persistence, broadcast<V>(1.0f))) * fresh);
+                a.before[i * G + g] = fresh;
+            }
+            before.add(g, fresh, fresh);
+            const V moved = fma(-(half[g] * sigma), a.grad[i * G + g], fresh);
+            p[i * G + g] = moved;
+            a.proposal[i * G + g] = fma(now.step_size[g] * sigma, moved, a.x[i * G + g]);
+        }
+    }
+    V energy[G];
+    EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) before.at[g] = 0.5 * before.at[g];
+    for (int l = 1; l < leapfrogs; ++l) {
+        machine.template evaluate<GRAD>(a.proposal, a.proposal_grad, energy);
+        leapfrog<V, G>(dim, a.scale, kick, now.step_size, a.proposal, p, a.proposal_grad);
+    }
+    machine.template evaluate<BOTH>(a.proposal, a.proposal_grad, energy);
+    for (int i = 0; i < dim; ++i) {
+        const V sigma = scale_at<V>(a.scale, i);
+        EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) {
+            const V last = fma(-(half[g] * sigma), a.proposal_grad[i * G + g], p[i * G + g]);
+            after.add(g, last, last);
+            if (c.flip) p[i * G + g] = last;
+        }
+    }
+    EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) after.at[g] = 0.5 * after.at[g];
+    typename Bits<V>::Mask accepted[G];
+    decide<V, G>(machine, t, c.max_error, now.beta, before, after, energy, status, accepted);
+    keep<V, G>(dim, accepted, a.x, a.proposal);
+    keep<V, G>(dim, accepted, a.grad, a.proposal_grad);
+    if (c.flip)
+        for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) p[i * G + g] = select(accepted[g], p[i * G + g], -a.before[i * G + g]);
+}
+
+// Langevin's and BAOAB's guard: chains whose energy is not finite, or whose next state could leave float32's range, are frozen.
+// Where all elements and coefficients are far from that range nothing more is looked at.
+template <class V, int G, class Machine>
+HD inline void freeze(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, int64_t t,
+                      Status<V, G>& status) {
+    const int dim = static_cast<int>(c.dim);
+    using I = typename Bits<V>::type;
+    I most[G] = {};
+    for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) {
+        const I bx = float_to_bits(a.x[i * G + g]) & 0x7FFFFFFF, bg = float_to_bits(a.grad[i * G + g]) & 0x7FFFFFFF;
+        most[g] = bx > most[g] ? bx : most[g];
+        most[g] = bg > most[g] ? bg : most[g];
+        if (c.momentum) {
+            const I bp = float_to_bits(a.momentum[i * G + g]) & 0x7FFFFFFF;
+            most[g] = bp > most[g] ? bp : most[g];
+        }
+    }
+    bool doubt = machine.stretch > 1e3 || c.prior_precision > 1e3 || c.prior_precision < -1e3 || c.heavy_ball > 1e3;
+    EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) {
+        const auto small = (most[g] < 0x58635FA9) & finite_value(status.energy[g]) & (now.step_size[g] < broadcast<V>(1e3f)) &
+                           (now.noise_std[g] < broadcast<V>(1e9f));      // 1e15 in the bits of a float
+        doubt = doubt || any(small == 0);
+    }
+    if (doubt) machine.freeze_exactly(a, now, t, status);
+}
+
+template <class V, int G>
+HD inline void add_norms(int dim, const V* grad, bool of_frozen, Status<V, G>& status, V (&norm)[G]) {
+    Sums<V, G> squares;
+    for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) squares.add(g, grad[i * G + g], grad[i * G + g]);
+    EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) {
+        norm[g] = root(squares.at[g]);
+        const auto seen = widen(norm[g]);
+        status.norm_sum[g] = status.norm_sum[g] + (of_frozen ? seen : select(status.frozen[g], make_wide<V>(0.0), seen));
+    }
+}
+
+// x <- clamp(clamp(x - s (clip(g) + p x)) + n z), or one of its two moves alone (grad or z null)
+template <class V, int G>
+HD inline void langevin_move(const ChainParams& c, const Arrays<V>& a, const V* grad, const V* z, const Numbers<V, G>& now,
+                             const V (&shrink)[G], const Status<V, G>& status) {
+    const int dim = static_cast<int>(c.dim);
+    const double inf = __builtin_inf();
+    const bool plain = grad && !a.momentum && !status.any_frozen && !(c.prior_precision != 0.0) && c.grad_clip == inf &&
+                       c.step_lo == -inf && c.step_hi == inf && c.noise_lo == -inf && c.noise_hi == inf &&
+                       c.grad_clip_norm == inf;
+    if (plain) {
+        for (int i = 0; i < dim; ++i) {
+            const V sigma = scale_at<V>(a.scale, i);
+            EBM_FAST_UNROLL
+            for (int g = 0; g < G; ++g) {
+                const V y = fma(-(now.step_size[g] * (sigma * sigma)), grad[i * G + g], a.x[i * G + g]);
+                a.x[i * G + g] = z ? fma(now.noise_std[g] * sigma, z[i * G + g], y) : y;
+            }
+        }
+        return;
+    }
+    LangevinCoefficients<V> k = {};
+    k.momentum = broadcast<V>(c.heavy_ball), k.prior_precision = broadcast<V>(c.prior_precision);
+    k.grad_clip = broadcast<V>(c.grad_clip);
+    k.step_lo = broadcast<V>(grad ? c.step_lo : -inf), k.step_hi = broadcast<V>(grad ? c.step_hi : inf);
+    k.noise_lo = broadcast<V>(!grad || !c.noise_first ? c.noise_lo : -inf);
+    k.noise_hi = broadcast<V>(!grad || !c.noise_first ? c.noise_hi : inf);
+    for (int i = 0; i < dim; ++i) {
+        const V sigma = scale_at<V>(a.scale, i);
+        EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) {
+            const int at = i * G + g;
+            k.step_size = now.step_size[g] * (sigma * sigma), k.noise_std = now.noise_std[g] * sigma, k.grad_scale = shrink[g];
+            const V noise = z ? z[at] : broadcast<V>(0.0f), old = a.x[at];
+            V next;
+            if (!grad) {
+                next = langevin_noise(old, noise, k);
+            } else if (a.momentum) {
+                V speed = a.momentum[at];
+                next = langevin_update_heavy_ball(old, grad[at], noise, speed, k);
+                a.momentum[at] = select(status.frozen[g], a.momentum[at], speed);
+            } else {
+                next = langevin_update(old, grad[at], noise, k);
+            }
+            a.x[at] = select(status.frozen[g], old, next);
+        }
+    }
+}
+
+// The gradient-first step needs energy and gradient at x (and leaves them behind: see the driver); noise-first evaluates inside.
+template <class V, int G, class Machine>
+HD inline void langevin_step(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, bool noisy,
+                             int64_t t, Status<V, G>& status) {
+    const int dim = static_cast<int>(c.dim);
+    V shrink[G], norm[G];
+    EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) shrink[g] = broadcast<V>(1.0f);
+    V* z = noisy ? a.proposal : nullptr;
+    if (noisy) machine.normals(z, t, PURPOSE_LANGEVIN);
+    if (c.noise_first) {
+        langevin_move<V, G>(c, a, nullptr, z, now, shrink, status);
+        if (c.guard) machine.template evaluate<BOTH>(a.x, a.grad, status.energy);
+        else machine.template evaluate<GRAD>(a.x, a.grad, status.energy);
+        z = nullptr;
+    }
+    if (c.guard) freeze<V, G>(machine, c, a, now, t, status);
+    if (c.norm_sum || c.grad_clip_norm < __builtin_inf()) {
+        add_norms<V, G>(dim, a.grad, false, status, norm);
+        if (c.grad_clip_norm < __builtin_inf()) {
+            const V bound = broadcast<V>(c.grad_clip_norm), floor = broadcast<V>(c.grad_clip_norm > 0.0 ? c.grad_clip_norm : 1.0);
+            EBM_FAST_UNROLL
+            for (int g = 0; g < G; ++g) shrink[g] = bound / (norm[g] < floor ? floor : norm[g]);
+        }
+    }
+    langevin_move<V, G>(c, a, a.grad, z, now, shrink, status);
+}
+
+// B A O A B: kick, drift, friction and noise, drift, kick
+template <class V, int G, class Machine>
+HD inline void baoab_step(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, int64_t t,
+                          Status<V, G>& status) {
+    const int dim = static_cast<int>(c.dim);
+    V* z = a.proposal;
+    machine.normals(z, t, PURPOSE_MOMENTUM);
+    if (c.guard) freeze<V, G>(machine, c, a, now, t, status);
+    V half[G], norm[G];
+    EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) half[g] = broadcast<V>(0.5f) * now.step_size[g];
+    for (int i = 0; i < dim; ++i) {
+        const V sigma = scale_at<V>(a.scale, i);
+        EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) {
+            const int at = i * G + g;
+            const V move = half[g] * sigma, kicked = fma(-move, a.grad[at], a.momentum[at]), middle = fma(move, kicked, a.x[at]);
+            const V refreshed = fma(now.persistence[g], kicked, now.noise_std[g] * z[at]);
+            a.momentum[at] = select(status.frozen[g], a.momentum[at], refreshed);
+            a.x[at] = select(status.frozen[g], a.x[at], fma(move, refreshed, middle));
+        }
+    }
+    machine.template evaluate<BOTH>(a.x, a.grad, status.energy);
+    if (c.norm_sum) add_norms<V, G>(dim, a.grad, true, status, norm);
+    for (int i = 0; i < dim; ++i) {
+        const V sigma = scale_at<V>(a.scale, i);
+        EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) {
+            const int at = i * G + g;
+            a.momentum[at] = select(status.frozen[g], a.momentum[at], fma(-(half[g] * sigma), a.grad[at], a.momentum[at]));
+        }
+    }
+}
+
+EBM_FAST_CORE_END

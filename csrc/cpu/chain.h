@@ -1,0 +1,382 @@
+// The whole chain on the CPU: a tile of G x W chains is taken into the cache, with its event along the rows, and stays there
+// through all steps. Lane = chain. What a chain computes depends on nothing but its index.
+#pragma once
+#include "../core/energies/bayes.h"
+#include "../core/energies/gaussian.h"
+#include "../core/energies/shapes.h"
+#include "../core/transition.h"
+#include "noise.h"
+
+EBM_FAST_CORE_BEGIN
+
+using Evaluate = void (*)(const EnergyView&, const F* x, F* grad, F* energy, F* scratch);
+
+template <int G>
+struct EnergyEntry {
+    Evaluate of[4];  // by Mode
+    int64_t (*scratch)(const EnergyView&);
+};
+
+template <int G, class E>
+constexpr EnergyEntry<G> entry() {
+    return {{nullptr, E::template evaluate<F, G, VALUE>, E::template evaluate<F, G, GRAD>, E::template evaluate<F, G, BOTH>},
+            E::scratch};
+}
+
+// in the order of EnergyKind
+template <int G>
+constexpr EnergyEntry<G> ENERGIES[] = {
+    entry<G, GaussianDiagonal>(), entry<G, GaussianDense>(),      entry<G, Mixture>(),     entry<G, Gamma>(),
+    entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),         entry<G, Funnel>(),      entry<G, Ring>(),
+    entry<G, PhiFour>(),          entry<G, LogisticRegression>(), entry<G, EightSchools>()};
+
+inline EnergyView energy_view(const ChainParams& c) {
+    return {c.parameters, static_cast<int>(c.dim), static_cast<int>(c.integers[0]), static_cast<int>(c.integers[1])};
+}
+
+// Parameters in the order in which the inner loops read them; 0: as they are.
+inline int64_t packed_size(const ChainParams& c) {
+    const EnergyView view = energy_view(c);
+    switch (c.energy_kind) {
+        case EnergyKind::gaussian_dense: return GaussianDense::packed_size(view);
+        case EnergyKind::logistic_regression: return LogisticRegression::packed_size(view);
+        default: return 0;
+    }
+}
+inline void pack_parameters(const ChainParams& c, float* out) {
+    const EnergyView view = energy_view(c);
+    switch (c.energy_kind) {
+        case EnergyKind::gaussian_dense: return GaussianDense::pack(view, out);
+        case EnergyKind::logistic_regression: return LogisticRegression::pack(view, out);
+        default: return;
+    }
+}
+
+// Normals of dim elements of G groups of chains, as rows: out[i][g]
+template <int G>
+inline void normal_rows(const KeyTable& keys, uint32_t step, uint32_t tag, const U (&chains)[G], int dim, F* out) {
+    const int blocks = (dim + 3) / 4, units = blocks * G;
+    for (int unit = 0; unit < units; unit += GROUPS) {
+        U block[GROUPS], chain[GROUPS];
+        for (int k = 0; k < GROUPS; ++k)
+            block[k] = U{} + static_cast<uint32_t>((unit + k) / G), chain[k] = chains[(unit + k) % G];
+        Words counter[4] = {to_words(block), to_words(chain), to_words(step), to_words(tag)};
+        philox4x32_10(counter, keys);
+        for (int k = 0; k < GROUPS && unit + k < units; ++k) {
+            const int first = (unit + k) / G * 4, rest = dim - first;
+            F* row = out + first * G + (unit + k) % G;
+            F z0, z1;
+            box_muller<F, I, U>(group_of(counter[0], k), group_of(counter[1], k), z0, z1);
+            row[0] = z0;
+            if (rest > 1) row[G] = z1;
+            if (rest <= 2) continue;
+            box_muller<F, I, U>(group_of(counter[2], k), group_of(counter[3], k), z0, z1);
+            row[2 * G] = z0;
+            if (rest > 3) row[3 * G] = z1;
+        }
+    }
+}
+
+// Rows of a tile from and to chains in memory; lanes beyond the last chain repeat it.
+template <int G>
+struct TileIndex {
+    int64_t first, count;  // chains of the tile that exist
+    int64_t chain(int lane) const { return first + (lane < count ? lane : count - 1); }
+};
+
+template <int G>
+inline void load_rows(const TileIndex<G>& tile, const float* from, int64_t dim, F* rows) {
+    float* out = reinterpret_cast<float*>(rows);
+    for (int lane = 0; lane < G * W; ++lane) {
+        const float* event = from + tile.chain(lane) * dim;
+        for (int64_t i = 0; i < dim; ++i) out[i * G * W + lane] = event[i];
+    }
+}
+
+template <int G>
+inline void store_rows(const TileIndex<G>& tile, const F* rows, int64_t dim, float* to) {
+    for (int g = 0; g < G && g * W < tile.count; ++g) {
+        const int lanes = tile.count - g * W < W ? static_cast<int>(tile.count - g * W) : W;
+        float* event = to + (tile.first + g * W) * dim;
+        int64_t i = 0;
+        for (; i + 4 <= dim; i += 4) {
+            const I four[4] = {(I)rows[i * G + g], (I)rows[(i + 1) * G + g], (I)rows[(i + 2) * G + g], (I)rows[(i + 3) * G + g]};
+            I packed[4];
+            interleave4(four, packed);
+            for (int lane = 0; lane < lanes; ++lane)
+                std::memcpy(event + lane * dim + i, reinterpret_cast<const char*>(packed) + 16 * lane, 16);
+        }
+        for (; i < dim; ++i)
+            for (int lane = 0; lane < lanes; ++lane) event[lane * dim + i] = rows[i * G + g][lane];
+    }
+}
+
+template <int G>
+inline void store_numbers(const TileIndex<G>& tile, const F* values, float* to) {
+    std::memcpy(to + tile.first, values, static_cast<size_t>(tile.count) * 4);
+}
+
+template <int G>
+inline void store_numbers(const TileIndex<G>& tile, const Wide* values, double* to, int64_t stride) {
+    const double* from = reinterpret_cast<const double*>(values);
+    for (int64_t i = 0; i < tile.count; ++i) to[(tile.first + i) * stride] = from[i];
+}
+
+template <int G>
+inline void load_numbers(const TileIndex<G>& tile, const double* from, int64_t stride, Wide* values) {
+    double* to = reinterpret_cast<double*>(values);
+    for (int lane = 0; lane < G * W; ++lane) to[lane] = from[tile.chain(lane) * stride];
+}
+
+template <int G>
+struct ChainTile {
+    const ChainParams& c;
+    const TileIndex<G> index;
+    const EnergyView view;
+    const EnergyEntry<G>& energy;
+    const KeyTable& keys;
+    const Counter key;
+    F* scratch;
+    double stretch = 1.0;  // largest element of the scale
+    U chains[G];
+    Numbers<F, G> now;
+
+    ChainTile(const ChainParams& params, const EnergyView& energy_params, const KeyTable& table, const Counter& counter,
+              int64_t tile, F* space)
+        : c(params),
+          index{tile * G * W, params.chains - tile * G * W < G * W ? params.chains - tile * G * W : G * W},
+          view(energy_params),
+          energy(ENERGIES<G>[static_cast<int>(params.energy_kind)]),
+          keys(table),
+          key(counter),
+          scratch(space) {
+        uint32_t lanes[G * W];
+        for (int lane = 0; lane < G * W; ++lane) lanes[lane] = static_cast<uint32_t>(index.chain(lane)) + key.chain_offset;
+        std::memcpy(chains, lanes, sizeof chains);
+        if (c.scale) {
+            stretch = 0.0;
+            for (int64_t i = 0; i < c.dim; ++i) stretch = c.scale[i] > stretch ? c.scale[i] : stretch;
+        }
+    }
+
+    // The machine of core/transition.h
+    template <int MODE> void evaluate(const F* x, F* grad, F* e) {
+        energy.of[MODE](view, x, grad, e, scratch);
+        if (MODE & VALUE)
+            for (int g = 0; g < G; ++g) e[g] += broadcast<F>(c.offset);
+    }
+    static uint32_t low(uint64_t step) { return static_cast<uint32_t>(step); }
+    uint64_t step_of(int64_t t) const { return first_step() + static_cast<uint64_t>(t); }
+    uint64_t first_step() const { return c.stream.rng ? static_cast<uint64_t>(c.stream.rng[1]) + c.stream.step : c.stream.step; }
+    static uint32_t tag(uint64_t step, uint32_t purpose) {
+        return purpose | static_cast<uint32_t>((step >> 32) & 0xFFFFFFu) << 8;
+    }
+    void normals(F* out, int64_t t, uint32_t purpose) {
+        normal_rows<G>(keys, low(step_of(t)), tag(step_of(t), purpose), chains, view.dim, out);
+    }
+    void log_uniform(F* out, int64_t t) {
+        for (int g = 0; g < G; g += GROUPS) {
+            U block[GROUPS] = {}, chain[GROUPS];
+            for (int k = 0; k < GROUPS; ++k) chain[k] = chains[(g + k) % G];
+            Words counter[4] = {to_words(block), to_words(chain), to_words(low(step_of(t))),
+                                to_words(tag(step_of(t), PURPOSE_ACCEPT))};
+            philox4x32_10(counter, keys);
+            for (int k = 0; k < GROUPS && g + k < G; ++k)
+                out[g + k] = log_unit<F, I>(word_to_uniform<F, U>(group_of(counter[0], k)));
+        }
+    }
+    // Rare: norms in float64, chain by chain. |x'| <= (1 + s p) |x| + s |g| + m |v| + 6.77 n of Langevin, and for BAOAB
+    // |x| + e (|p| + e |g| + 6.77 n); with a scale, s sigma^2, n sigma and e sigma of its largest element.
+    void freeze_exactly(const Arrays<F>& a, const Numbers<F, G>& at, int64_t t, Status<F, G>& status) {
+        const bool baoab = c.transition == TransitionKind::baoab;
+        constexpr double LARGEST_NORMAL = 6.77;  // sqrt(66 ln 2), see core/normal.h
+        for (int lane = 0; lane < G * W; ++lane) {
+            const int g = lane / W, k = lane % W;
+            if (status.frozen[g][k]) continue;
+            double x = 0.0, slope = 0.0, speed = 0.0;
+            for (int i = 0; i < view.dim; ++i) {
+                const double xi = a.x[i * G + g][k], gi = a.grad[i * G + g][k], vi = c.momentum ? a.momentum[i * G + g][k] : 0.0f;
+                x += xi * xi, slope += gi * gi, speed += vi * vi;
+            }
+            x = __builtin_sqrt(x), slope = __builtin_sqrt(slope), speed = __builtin_sqrt(speed);
+            if (c.grad_clip < __builtin_inf()) {
+                const double most = c.grad_clip * __builtin_sqrt(static_cast<double>(view.dim));
+                slope = slope > most ? most : slope;
+            } else if (c.grad_clip_norm < __builtin_inf() && slope - slope == 0.0) {
+                slope = slope > c.grad_clip_norm ? c.grad_clip_norm : slope;
+            }
+            const double s = at.step_size[g][k], noise = LARGEST_NORMAL * at.noise_std[g][k],
+                         drag = __builtin_fabs(c.prior_precision);
+            const double reach = baoab ? x + s * stretch * (speed + s * stretch * slope + noise)
+                                       : x * (1.0 + s * stretch * stretch * drag) + s * stretch * stretch * slope +
+                                             __builtin_fabs(c.heavy_ball) * speed + stretch * noise;
+            const float e = status.energy[g][k];
+            if (e - e == 0.0f && reach <= 3.4028234663852886e38) continue;
+            status.frozen[g][k] = -1;
+            status.any_frozen = true;
+            if (lane < index.count) c.divergence_step[index.first + lane] = static_cast<int64_t>(step_of(t));
+        }
+    }
+
+    void numbers(const Schedule& from, int64_t t, F (&to)[G]) const {
+        if (!from.at) {
+            for (int g = 0; g < G; ++g) to[g] = broadcast<F>(from.value);
+            return;
+        }
+        for (int lane = 0; lane < G * W; ++lane)
+            to[lane / W][lane % W] = from.at[index.chain(lane) * from.chain_stride + t * from.step_stride];
+    }
+    void numbers_at(int64_t t) {
+        const Schedule* from[] = {&c.step_size, &c.noise_std, &c.beta, &c.persistence};
+        F(*to[])[G] = {&now.step_size, &now.noise_std, &now.beta, &now.persistence};
+        for (int k = 0; k < 4; ++k)
+            if (t == 0 || (from[k]->at && from[k]->step_stride)) numbers(*from[k], t, *to[k]);
+    }
+
+    // event arrays in the order in which `run` lays them out
+    static int64_t space(const ChainParams& params) {
+        return (params.dim * 8 + ENERGIES<G>[static_cast<int>(params.energy_kind)].scratch(energy_view(params))) * G;
+    }
+
+    void run(F* space) {
+        const int64_t dim = c.dim, rows = dim * G;
+        const bool langevin = c.transition == TransitionKind::langevin, walk = c.transition == TransitionKind::random_walk;
+        const bool needs_grad = !walk && !(langevin && c.noise_first);
+        Arrays<F> a = {space,
+                       space + rows,
+                       c.momentum || !langevin ? space + 2 * rows : nullptr,
+                       space + 3 * rows,
+                       space + 4 * rows,
+                       space + 5 * rows,
+                       c.scale};
+        F *mean = space + 6 * rows, *squares = space + 7 * rows;
+        scratch = space + 8 * rows;
+        Status<F, G> status{};
+        load_rows(index, c.x, dim, a.x);
+        if (c.momentum) load_rows(index, c.momentum, dim, a.momentum);
+        if (c.mean) load_rows(index, c.mean, dim, mean), load_rows(index, c.squares, dim, squares);
+        if (c.guard)
+            for (int lane = 0; lane < G * W; ++lane)
+                if (c.divergence_step[index.chain(lane)] >= 0) status.frozen[lane / W][lane % W] = -1, status.any_frozen = true;
+        if (c.counters) {
+            Wide* to[] = {status.probability_sum, status.accepted, status.divergent, status.probability, status.hamiltonian};
+            for (int k = 0; k < COUNTERS; ++k) load_numbers(index, c.counters + k, COUNTERS, to[k]);
+        }
+        if (c.norm_sum) load_numbers(index, c.norm_sum, 1, status.norm_sum);
+        if (c.carried) {
+            for (int lane = 0; lane < G * W; ++lane) status.energy[lane / W][lane % W] = c.energy[index.chain(lane)];
+            if (needs_grad) load_rows(index, c.grad, dim, a.grad);
+        } else if (needs_grad) {
+            evaluate<BOTH>(a.x, a.grad, status.energy);
+        } else if (walk) {
+            evaluate<VALUE>(a.x, a.grad, status.energy);
+        }
+        const bool noisy = c.noise_std.at || c.noise_std.value != 0.0;
+        int64_t kept = 0;
+        for (int64_t t = 0; t < c.steps; ++t) {
+            numbers_at(t);
+            const bool recorded = (t + 1) % c.thin == 0;
+            switch (c.transition) {
+                case TransitionKind::langevin:
+                    langevin_step<F, G>(*this, c, a, now, noisy, t, status);
+                    if (!c.noise_first) {
+                        if (c.guard || t + 1 == c.steps || (recorded && c.energies)) {
+                            if (t + 1 < c.steps || c.finish || (recorded && c.energies))
+                                evaluate<BOTH>(a.x, a.grad, status.energy);
+                        } else {
+                            evaluate<GRAD>(a.x, a.grad, status.energy);
+                        }
+                    } else if ((recorded && c.energies) || (t + 1 == c.steps && c.finish)) {
+                        evaluate<VALUE>(a.x, a.grad, status.energy);
+                    }
+                    break;
+                case TransitionKind::random_walk: random_walk_step<F, G>(*this, c, a, now, t, status); break;
+                case TransitionKind::hmc:
+                    hmc_step<F, G>(*this, c, a, now, t, static_cast<int>(c.leapfrogs_at ? c.leapfrogs_at[t] : c.leapfrogs),
+                                   status);
+                    break;
+                case TransitionKind::baoab: baoab_step<F, G>(*this, c, a, now, t, status); break;
+            }
+            if (c.mean) update_moments(t, a.x, mean, squares);
+            if (recorded) record(kept++, a, status);
+        }
+        store_rows(index, a.x, dim, c.x);
+        if (c.momentum) store_rows(index, a.momentum, dim, c.momentum);
+        if (c.mean) store_rows(index, mean, dim, c.mean), store_rows(index, squares, dim, c.squares);
+        if (c.energy) store_numbers(index, status.energy, c.energy);
+        if (c.grad && needs_grad) store_rows(index, a.grad, dim, c.grad);
+        if (c.counters) {
+            const Wide* from[] = {status.probability_sum, status.accepted, status.divergent, status.probability,
+                                  status.hamiltonian};
+            for (int k = 0; k < COUNTERS; ++k) store_numbers(index, from[k], c.counters + k, COUNTERS);
+        }
+        if (c.norm_sum) store_numbers(index, status.norm_sum, c.norm_sum, 1);
+    }
+
+    void update_moments(int64_t t, const F* x, F* mean, F* squares) const {
+        const F count = broadcast<F>(static_cast<double>(c.count + t + 1));
+        for (int64_t i = 0; i < c.dim * G; ++i) {
+            const F off = x[i] - mean[i];
+            mean[i] += off / count;
+            squares[i] = fma(off, x[i] - mean[i], squares[i]);
+        }
+    }
+
+    void record(int64_t row, const Arrays<F>& a, Status<F, G>& status) const {
+        if (c.samples) store_rows(index, a.x, c.dim, c.samples + row * c.chains * c.dim);
+        if (c.energies) store_numbers(index, status.energy, c.energies + row * c.chains);
+        if (!c.hamiltonians) return;
+        if (c.transition == TransitionKind::baoab) {
+            Sums<F, G> squares;
+            for (int64_t i = 0; i < c.dim; ++i)
+                for (int g = 0; g < G; ++g) squares.add(g, a.momentum[i * G + g], a.momentum[i * G + g]);
+            for (int g = 0; g < G; ++g) status.hamiltonian[g] = widen(status.energy[g]) + 0.5 * squares.at[g];
+        }
+        store_numbers(index, status.hamiltonian, c.hamiltonians + row * c.chains, 1);
+    }
+};
+
+template <int G>
+inline void chain_tiles(const ChainParams& c, const float* packed, int64_t begin, int64_t end, void* space) {
+    const Counter key = make_counter(c.stream);
+    const KeyTable keys(key.keys);
+    EnergyView view = energy_view(c);
+    if (packed) view.p = packed;
+    for (int64_t tile = begin; tile < end; ++tile) ChainTile<G>(c, view, keys, key, tile, nullptr).run(static_cast<F*>(space));
+}
+
+constexpr int MOST_GROUPS = W == 16 ? 4 : 2;
+
+inline void chain_range(const ChainParams& c, int groups, const float* packed, int64_t begin, int64_t end, void* space) {
+    if (groups == 1) return chain_tiles<1>(c, packed, begin, end, space);
+    if (groups == 2 || MOST_GROUPS == 2) return chain_tiles<2>(c, packed, begin, end, space);
+    chain_tiles<MOST_GROUPS>(c, packed, begin, end, space);
+}
+
+inline int64_t chain_space(const ChainParams& c, int groups) {
+    const int64_t vectors = groups == 1                       ? ChainTile<1>::space(c)
+                            : groups == 2 || MOST_GROUPS == 2 ? ChainTile<2>::space(c)
+                                                              : ChainTile<MOST_GROUPS>::space(c);
+    return vectors * static_cast<int64_t>(sizeof(F));
+}
+
+// For tests: one function of core/math.h over n numbers, W at a time.
+inline void math_range(int function, const float* x, float* y, int64_t n) {
+    for (int64_t i = 0; i < n; i += W) {
+        const F a = n - i >= W ? load(x + i) : load_part(x + i, n - i);
+        F value, other;
+        switch (function) {
+            case 0: value = exp(a); break;
+            case 1: value = log(a); break;
+            case 2: sincos(a, value, other); break;
+            case 3: sincos(a, other, value); break;
+            case 4: value = tanh(a); break;
+            case 5: softplus(a, value, other); break;
+            case 6: value = sigmoid(a); break;
+            default: value = exp_weight(a); break;
+        }
+        n - i >= W ? store(y + i, value) : store_part(y + i, value, n - i);
+    }
+}
+
+EBM_FAST_CORE_END

@@ -1,0 +1,2 @@
+#define EBM_FAST_ISA avx512
+#include "chain.inl"

@@ -1,0 +1,2 @@
+#define EBM_FAST_ISA baseline
+#include "chain.inl"

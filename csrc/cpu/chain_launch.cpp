@@ -1,0 +1,63 @@
+// Cuts the chains into tiles and hands them to the threads; a thread keeps its workspace from call to call.
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+#include "chain_kernels.h"
+#include "launch.h"
+#include "parallel.h"
+
+namespace ebm_fast {
+namespace {
+
+const ChainKernels& kernels() {
+    const std::string isa = current_isa();
+#if defined(__x86_64__)
+    if (isa == "avx512") return avx512_chain;
+    if (isa == "avx2") return avx2_chain;
+#endif
+    return baseline_chain;
+}
+
+struct Workspace {
+    void* at = nullptr;
+    int64_t bytes = 0;
+    ~Workspace() { std::free(at); }
+    void* of(int64_t wanted) {
+        if (wanted > bytes) {
+            std::free(at);
+            bytes = (wanted + 4095) / 4096 * 4096;
+            at = std::aligned_alloc(128, static_cast<size_t>(bytes));
+            if (!at) bytes = 0;
+        }
+        return at;
+    }
+};
+thread_local Workspace workspace;
+
+}  // namespace
+
+void chain_cpu(const ChainParams& c, int threads) {
+    const ChainKernels& k = kernels();
+    const int64_t lanes = k.lanes, vectors = (c.chains + lanes - 1) / lanes;
+    int groups = 1;                                // as wide as leaves every thread a tile, two where there is plenty
+    while (groups < k.most_groups && vectors >= 2 * groups * threads) groups *= 2;
+    const int64_t tile = lanes * groups, tiles = (c.chains + tile - 1) / tile, bytes = k.space(c, groups);
+    std::vector<float> packed(static_cast<size_t>(k.packed_size(c)));
+    if (!packed.empty()) k.pack(c, packed.data());
+    const float* parameters = packed.empty() ? nullptr : packed.data();
+    bool failed = false;
+    // A tile's step costs at least a microsecond: short calls of few chains stay on one thread.
+    const int64_t work = c.steps * (c.dim + 8) * groups, grain = work >= 512 ? 1 : (512 + work - 1) / work;
+    parallel_for(tiles, grain, 1, threads, [&](int64_t begin, int64_t end) {
+        void* space = workspace.of(bytes);
+        if (space) k.run(c, groups, parameters, begin, end, space);
+        else failed = true;
+    });
+    if (failed) throw std::bad_alloc();
+}
+
+void math_cpu(int function, const float* x, float* y, int64_t n) { kernels().math(function, x, y, n); }
+
+}  // namespace ebm_fast

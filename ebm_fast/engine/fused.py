@@ -1,0 +1,150 @@
+"""The strategy `fused`: whole chains in one native call, where the energy has a descriptor and the sampler a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops.backend import pick, wish
+from ..ops.backend import why_not as why_not_backend
+from ..ops.chain import chain_
+from .energy import Energy, EnergyFunction
+from .state import ChainState, StepInfo
+
+# What a descriptor promises to be equal to: a subclass that redefines one of these without it means another energy.
+_DEFINING = ("forward", "energy_and_grad", "grad", "_energy", "_both", "_gradient")
+
+
+def _describes(energy: Any) -> str:
+    """Why an energy's descriptor cannot be used; empty if it can."""
+    if not callable(getattr(energy, "descriptor", None)):
+        return f"the energy has no descriptor() for the native engine: {type(energy).__name__}"
+    order = type(energy).__mro__
+
+    def definer(name: str) -> int:
+        return next((i for i, cls in enumerate(order) if name in vars(cls)), len(order))
+
+    described = min(definer("descriptor"), definer("_pack"))
+    own = next((name for name in _DEFINING if definer(name) < described), None)
+    if own is not None:
+        return f"{type(energy).__name__} defines {own}() anew and not its descriptor"
+    if getattr(energy, "_forward_hooks", None) or getattr(energy, "_forward_pre_hooks", None):
+        return "the energy has forward hooks, which the native engine would not call"
+    try:
+        energy.descriptor()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any] | None, backend: str | None) -> str:
+    """Why this chain cannot be run whole by native code; empty if it can."""
+    reason = _describes(energy)
+    if reason:
+        return reason
+    if condition:
+        return "the energy is called with a condition"
+    if x.dtype != torch.float32:
+        return f"the native engine computes in float32, x has dtype {str(x.dtype).removeprefix('torch.')}"
+    asked = wish(backend)
+    if asked not in ("auto", "cpu") or x.device.type != "cpu":
+        return f"there is no whole-chain code of backend {asked!r} on {x.device.type}"
+    if why_not_backend("cpu") or pick(backend, x.device) != "cpu":
+        return why_not_backend("cpu")
+    plan = getattr(sampler, "why_not_fused", None)
+    return f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x)
+
+
+def transition(energy: EnergyFunction, sampler: Any, state: ChainState, *, backend: str | None, guard: bool,
+               track: bool) -> Any:  # fmt: skip
+    """The sampler's own transition, whose steps native code takes. Call it where `why_not` has no objection."""
+    steps = sampler.transition(energy, state, backend=backend, guard=guard, track=track, rng=None)
+    if hasattr(steps, "inner"):  # replicas: the swaps stay, the steps between them are fused
+        steps.inner = FusedTransition(steps.inner, energy.energy, backend)
+        return steps
+    return FusedTransition(steps, energy.energy, backend)
+
+
+class FusedTransition:
+    """Advances the state of a sampler's step-by-step transition by `chain_`; all else is that transition's.
+
+    The two share all memory: state, carried energies and gradients, counters. Steps that adapt are taken one by one, those
+    of an adapter that looks inside the proposals by the transition itself.
+    """
+
+    def __init__(self, steps: Any, energy: Any, backend: str | None) -> None:
+        self.steps, self.energy, self.backend = steps, energy, backend
+
+    @property
+    def state(self) -> ChainState:
+        return self.steps.state
+
+    def advance(self, num_steps: int) -> None:
+        state, adapter = self.state, getattr(self.steps, "adapter", None)
+        while num_steps:
+            if adapter is None or state.age >= state.warmup_until:
+                self.run(num_steps)
+                return
+            if state.age < state.warmup_from:
+                count = min(num_steps, state.warmup_from - state.age)
+                self.run(count)
+                num_steps -= count
+                continue
+            if adapter.needs_proposals:
+                self.steps.advance(1)
+            else:
+                adapter.begin(state)
+                self.run(1)
+                adapter.update(self.steps, state.age - 1)
+                if state.age == state.warmup_until:
+                    adapter.freeze(self.steps)
+                    self.steps.forget_coefficients()
+            num_steps -= 1
+
+    def run(self, num_steps: int, **recorded: Any) -> None:
+        """num_steps steps that adapt nothing, in one call."""
+        state = self.state
+        if state.x.numel() and num_steps:
+            plan = self.steps.chain_plan(num_steps)
+            chain_(state.x, self.energy.descriptor(), steps=num_steps, seed=state.seed, step=state.step,
+                   chain_offset=state.chain_offset, backend=self.backend, **plan, **recorded)  # fmt: skip
+            self.steps.chain_done(plan, num_steps)
+        state.step += num_steps
+        state.age += num_steps
+
+    def record(self, first: int, rows: int, thin: int, samples: Tensor | None, energies: Tensor | None,
+               hamiltonians: Tensor | None, average: Any) -> None:  # fmt: skip
+        """`rows` rows of what is recorded, from row `first` on, `thin` steps each. Adapts nothing."""
+        whole = {"samples": samples, "energies": energies, "hamiltonians": hamiltonians}
+        recorded: dict[str, Any] = {name: t[first : first + rows] for name, t in whole.items() if t is not None}
+        if average is not None:
+            recorded.update(mean=average.mean, squares=average.squares, count=average.count)
+            average.count += rows * thin
+        self.run(rows * thin, thin=thin, **recorded)
+
+    def position(self, state: ChainState | None = None) -> Tensor:
+        return self.steps.position(state)
+
+    def energy_now(self) -> Tensor:
+        return self.steps.energy_now()
+
+    def exchangeable(self) -> tuple[Tensor, Tensor | None]:
+        return self.steps.exchangeable()
+
+    def hamiltonian_now(self) -> Tensor | None:
+        return self.steps.hamiltonian_now()
+
+    def info(self) -> StepInfo:
+        return self.steps.info()
+
+    def reset_stats(self) -> None:
+        self.steps.reset_stats()
+
+    def grad_norm(self) -> Tensor | None:
+        return self.steps.grad_norm()
+
+    def stats(self) -> dict[str, Any]:
+        return self.steps.stats()

@@ -1,0 +1,238 @@
+"""K steps of a sampler on a structured energy in one native call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from . import checks
+from .backend import route
+from .library import define
+from .metropolis import COUNTERS
+from .noise import fresh_seed, signed64
+
+_INF = math.inf
+_FLOAT32 = frozenset((torch.float32,))
+TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
+
+# Number of packed parameters of each kind of energy, from dim and the descriptor's integers.
+SIZES: dict[str, Any] = {
+    "gaussian_diagonal": lambda d: 2 * d,
+    "gaussian_dense": lambda d: d + d * d,
+    "mixture": lambda d, m: m + 2 * m * d,
+    "gamma": lambda d: 2 * d,
+    "double_well": lambda d: 2,
+    "rosenbrock": lambda d: 2,
+    "funnel": lambda d: 1,
+    "ring": lambda d: 2,
+    "phi_four": lambda d, height, width: 2 if height * width == d else -1,
+    "logistic_regression": lambda d, rows: 1 + rows * d,
+    "eight_schools": lambda d, schools: 2 + 2 * schools if schools + 2 == d else -1,
+}
+
+
+class Descriptor(Protocol):
+    """What the native engine reads of an energy: see `ebm_fast.energies`."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def integers(self) -> tuple[int, ...]: ...
+    @property
+    def parameters(self) -> Tensor: ...
+
+
+def _impl(x: Tensor, parameters: Tensor, *args: Any) -> None:
+    if x.numel() and args[_STEPS]:
+        written = [t for t in (x, *(args[i] for i in _WRITTEN)) if t is not None]
+        for t in written:
+            checks.refuse_read_only(t, "a tensor that the chain writes")
+        route("chain_", x, args[-1])(x, parameters, *args[:-1])
+        increment_version(written)
+
+
+_SCHEMA = (
+    "chain_(Tensor(a!) x, Tensor parameters, Tensor(b!)? energy, Tensor(c!)? grad, Tensor(d!)? momentum, Tensor? scale, "
+    "Tensor? step_size_at, Tensor? noise_std_at, Tensor? beta_at, Tensor? persistence_at, Tensor? leapfrogs_at, "
+    "Tensor(e!)? divergence_step, Tensor(f!)? norm_sum, Tensor(g!)? samples, Tensor(h!)? energies, Tensor(i!)? hamiltonians, "
+    "Tensor(j!)? counters, Tensor(k!)? mean, Tensor(l!)? squares, Tensor? rng, str energy_kind, int[] integers, str transition, "
+    "int steps, int thin, int count, int leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard, "
+    "float step_size, float noise_std, float beta, float persistence, float[] numbers, int seed, int step, int chain_offset, "
+    "str backend) -> ()"
+)
+_NAMES = [field.split()[-1] for field in _SCHEMA.partition("(")[2].rpartition(") ->")[0].split(", ")][2:]
+_STEPS = _NAMES.index("steps")
+_WRITTEN = [i for i, field in enumerate(_SCHEMA.split(", ")[2:]) if "!" in field]
+_op = define(_SCHEMA, _impl, lambda *args: None)
+
+
+def check_descriptor(descriptor: Any, x: Tensor) -> None:
+    """Raises TypeError or ValueError unless the descriptor is one of a known energy on events of x's size."""
+    kind, dim, integers, parameters = descriptor.kind, descriptor.dim, tuple(descriptor.integers), descriptor.parameters
+    if kind not in SIZES:
+        raise ValueError(f"descriptor.kind must be one of {', '.join(SIZES)}, got {kind!r}")
+    size = x.numel() // x.shape[0] if x.shape[0] else dim
+    if dim != size:
+        raise ValueError(f"descriptor is of an energy of {dim} numbers, x has events of {size}: shape {tuple(x.shape)}")
+    try:
+        wanted = SIZES[kind](dim, *integers)
+    except TypeError:
+        raise ValueError(f"descriptor.integers do not fit a {kind!r}, got {integers}") from None
+    if wanted < 0:
+        raise ValueError(f"descriptor.integers {integers} do not fit a {kind!r} of {dim} numbers")
+    checks.exactly(parameters, "descriptor.parameters", (wanted,), torch.float32, x.device)
+
+
+def _coefficient(value: Any, name: str, x: Tensor, steps: int, low: float = -_INF) -> tuple[float, Tensor | None]:
+    """A number, or float32 values () or (n,), or a schedule (steps, 1) or (steps, n)."""
+    if not isinstance(value, Tensor):
+        return checks.number(value, name, low=low), None
+    n = x.shape[0]
+    shapes = ((), (n,), (steps, 1), (steps, n))
+    if tuple(value.shape) not in shapes:
+        raise ValueError(f"{name} must be a number or a tensor of one of the shapes {shapes}, got {tuple(value.shape)}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
+    return 0.0, value.detach().to(device=x.device, dtype=torch.float32).contiguous()
+
+
+def chain_(
+    x: Tensor,  # (n, *event)
+    descriptor: Descriptor,
+    transition: str,
+    *,
+    steps: int,
+    step_size: float | Tensor,  # () or (n,) or (steps, 1) or (steps, n)
+    noise_std: float | Tensor = 0.0,
+    beta: float | Tensor = 1.0,
+    persistence: float | Tensor = 0.0,
+    leapfrogs: int | Sequence[int] = 1,
+    flip: bool = False,
+    max_error: float = _INF,
+    scale: Tensor | None = None,  # (*event)
+    momentum: Tensor | None = None,  # (n, *event)
+    energy: Tensor | None = None,  # (n,)
+    grad: Tensor | None = None,  # (n, *event)
+    carried: bool = False,
+    noise_first: bool = False,
+    heavy_ball: float = 0.0,
+    prior_precision: float = 0.0,
+    grad_clip: float = _INF,
+    grad_clip_norm: float = _INF,
+    step_bounds: tuple[float, float] = (-_INF, _INF),
+    noise_bounds: tuple[float, float] = (-_INF, _INF),
+    divergence_step: Tensor | None = None,  # (n,)
+    norm_sum: Tensor | None = None,  # (n,)
+    thin: int = 1,
+    samples: Tensor | None = None,  # (steps // thin, n, *event)
+    energies: Tensor | None = None,  # (steps // thin, n)
+    hamiltonians: Tensor | None = None,  # (steps // thin, n)
+    counters: Tensor | None = None,  # (n, 5)
+    mean: Tensor | None = None,  # (n, *event)
+    squares: Tensor | None = None,  # (n, *event)
+    count: int = 0,
+    seed: int | None = None,
+    step: int = 0,
+    chain_offset: int = 0,
+    rng: Tensor | None = None,  # (2,)
+    generator: torch.Generator | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """x_{t+1} ~ K(x_t, .), t = step ... step + steps - 1, in place: a whole chain without leaving the native code.
+
+    The chain is the one that `langevin_step_`, `propose_`, `leapfrog_`, `metropolis_` and `baoab_` make step by step with the
+    energy of the descriptor, from the same random numbers:
+
+    - "langevin": x <- clamp(clamp(x - s (clip(g) + p x)) + n z); `noise_first` moves the noise before the gradient;
+    - "random_walk": x' = x + s sigma z, accepted by the Metropolis rule at inverse temperature beta;
+    - "hmc": `leapfrogs` steps of size s (a number, or one for each proposal), accepted likewise; with `flip` the momentum
+      persists (p <- c p + sqrt(1 - c^2) z) and is flipped on rejection;
+    - "baoab": half kick, half drift, p <- c p + n z, half drift, half kick, with the halves of s.
+
+    Args:
+        x: state (n, *event), float32, contiguous; replaced by the state after the last step.
+        descriptor: of the energy, from `energy.descriptor()`.
+        transition: "langevin", "random_walk", "hmc" or "baoab".
+        step_size, noise_std, beta, persistence: s, n, beta, c: numbers, tensors () or (n,), or schedules (steps, 1), (steps, n).
+        scale: sigma (*event), float32.
+        momentum: carried momentum (hmc with flip, baoab) or velocity (langevin's heavy ball), like x.
+        energy, grad: E (n,) and its gradient (n, *event) at x after the last step, written where given; `carried`: they hold
+            those of x at the beginning, which saves one evaluation.
+        divergence_step: int64 (n,), -1 where no divergence: chains that cannot go on are frozen and their step is entered
+            ("langevin", "baoab"). None: nothing is looked for.
+        norm_sum: float64 (n,), += |g| of each step.
+        thin: steps thin, 2 thin, ... are recorded in samples, energies, hamiltonians (float64).
+        counters: float64 (n, 5), as `metropolis_`.
+        mean, squares, count: streaming moments of every step, as `moments_`; count: states before this call.
+        seed, step, chain_offset, rng, generator, backend: as `normal_`.
+
+    Returns:
+        x.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong kind, shape or range; nothing is then changed.
+    """
+    checks.state(x, "x", dtypes=_FLOAT32)
+    check_descriptor(descriptor, x)
+    if transition not in TRANSITIONS:
+        raise ValueError(f"transition must be one of {', '.join(TRANSITIONS)}, got {transition!r}")
+    for value, name, low in ((steps, "steps", 0), (thin, "thin", 1), (count, "count", 0)):
+        if type(value) is not int or value < low:
+            raise ValueError(f"{name} must be an int of at least {low}, got {value!r}")
+    n, kept = x.shape[0], steps // thin
+    s, s_at = _coefficient(step_size, "step_size", x, steps, 0.0)
+    c, c_at = _coefficient(noise_std, "noise_std", x, steps, 0.0)
+    b, b_at = _coefficient(beta, "beta", x, steps)
+    p, p_at = _coefficient(persistence, "persistence", x, steps)
+    lengths = None
+    if not isinstance(leapfrogs, int):
+        lengths = torch.tensor(list(leapfrogs), dtype=torch.int32)
+        leapfrogs = int(lengths.min()) if lengths.numel() else 1
+        if lengths.numel() != steps:
+            raise ValueError(f"leapfrogs must be an int or {steps} of them, one per step, got {lengths.numel()}")
+        lengths = lengths.to(x.device)
+    if leapfrogs < 1:
+        raise ValueError(f"leapfrogs must be at least 1, got {leapfrogs}")
+    checks.event_like(scale, "scale", x)
+    carries = flip or transition == "baoab" or (transition == "langevin" and heavy_ball != 0.0)
+    if carries and momentum is None:
+        raise ValueError("momentum must be given, a tensor like x that carries it from call to call")
+    if not carries and momentum is not None:
+        raise ValueError(f"momentum is not carried by {transition!r}, flip={flip}, heavy_ball={heavy_ball:g}; leave it out")
+    for t, name, shape, dtype in (
+        (momentum, "momentum", tuple(x.shape), torch.float32), (grad, "grad", tuple(x.shape), torch.float32),
+        (energy, "energy", (n,), torch.float32), (divergence_step, "divergence_step", (n,), torch.int64),
+        (norm_sum, "norm_sum", (n,), torch.float64), (samples, "samples", (kept, *x.shape), torch.float32),
+        (energies, "energies", (kept, n), torch.float32), (hamiltonians, "hamiltonians", (kept, n), torch.float64),
+        (counters, "counters", (n, COUNTERS), torch.float64), (mean, "mean", tuple(x.shape), torch.float32),
+        (squares, "squares", tuple(x.shape), torch.float32),
+    ):  # fmt: skip
+        if t is not None:
+            checks.exactly(t, name, shape, dtype, x.device)
+    if (mean is None) != (squares is None):
+        raise ValueError("mean and squares go together: give both or neither")
+    needs_grad = transition in ("hmc", "baoab") or (transition == "langevin" and not noise_first)
+    if carried and (energy is None or (grad is None and needs_grad)):
+        raise ValueError("carried=True needs energy and grad, those of x")
+    numbers = [
+        checks.number(max_error, "max_error", low=0.0, infinite=True), checks.number(heavy_ball, "heavy_ball"),
+        checks.number(prior_precision, "prior_precision"), checks.number(grad_clip, "grad_clip", low=0.0, infinite=True),
+        checks.number(grad_clip_norm, "grad_clip_norm", low=0.0, infinite=True), *step_bounds, *noise_bounds,
+        float(getattr(descriptor, "offset", 0.0)),
+    ]  # fmt: skip
+    if seed is None:
+        seed = 0 if rng is not None else fresh_seed(generator)
+    checks.counter(seed, step, chain_offset, rng, x)
+    guard = divergence_step is not None and transition in ("langevin", "baoab")
+    _op(x, descriptor.parameters, energy, grad, momentum, scale, s_at, c_at, b_at, p_at, lengths, divergence_step, norm_sum,
+        samples, energies, hamiltonians, counters, mean, squares, rng, descriptor.kind, list(descriptor.integers), transition,
+        steps, thin, count, leapfrogs, carried, energy is not None or grad is not None, flip, noise_first, guard, s, c, b, p,
+        numbers, signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
+    return x
