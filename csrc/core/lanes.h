@@ -22,6 +22,8 @@ typedef int32_t I __attribute__((vector_size(4 * W)));
 typedef uint32_t U __attribute__((vector_size(4 * W)));
 typedef uint64_t L __attribute__((vector_size(4 * W)));
 typedef double D __attribute__((vector_size(8 * W)));     // W lanes too: two registers
+typedef int64_t J __attribute__((vector_size(8 * W)));     // the bits of D
+typedef double H __attribute__((vector_size(4 * W)));     // half as many lanes: one register, which compilers compare well
 typedef int64_t J2 __attribute__((vector_size(4 * W)));
 
 template <int... i> struct Index {};
@@ -30,9 +32,14 @@ template <int... i> struct MakeIndex<0, i...> {
     using type = Index<i...>;
 };
 
-template <class V> struct Scalar;
+template <class V> struct Scalar {
+    using type = V;
+};
 template <> struct Scalar<F> {
     using type = float;
+};
+template <> struct Scalar<H> {
+    using type = double;
 };
 template <> struct Scalar<D> {
     using type = double;

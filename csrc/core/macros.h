@@ -6,9 +6,11 @@
 
 #if defined(__CUDACC__)
 #define HD __host__ __device__
+#define EBM_FAST_INLINE inline
 #define EBM_FAST_UNROLL _Pragma("unroll")
 #else
 #define HD
+#define EBM_FAST_INLINE inline __attribute__((always_inline))      // a call would push a dozen registers of lanes
 #define EBM_FAST_UNROLL _Pragma("GCC unroll 16")
 #endif
 

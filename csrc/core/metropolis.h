@@ -1,44 +1,45 @@
-// The Metropolis decision of one chain, in float64: log u <= a, a = beta (E - E') + K - K' + r.
+// The Metropolis decision, in float64: log u <= a, a = beta (E - E') + K - K' + r. V is double (one chain) or a lane vector.
 #pragma once
+#include "exponential.h"
 #include "leapfrog.h"
 
 EBM_FAST_CORE_BEGIN
 
-HD inline double exponential(double a) {
-#if defined(__CUDACC__)
-    return ::exp(a);
-#else
-    return __builtin_exp(a);
-#endif
+template <class V>
+HD inline auto is_finite(V a) {
+    return a - a == broadcast<V>(0.0);
 }
 
-HD inline bool is_finite(double a) { return a - a == 0.0; }
+// min(1, e^a)
+template <class V>
+HD inline V acceptance(V a) {
+    const V zero = broadcast<V>(0.0);
+    return exponential(a < zero ? a : zero);
+}
 
-HD inline double acceptance(double a) { return a < 0.0 ? exponential(a) : 1.0; }      // min(1, e^a)
-
+template <class V>
 struct ChainEnd {                 // of one chain's trajectory
-    double energy, proposal_energy, kinetic, proposal_kinetic, log_ratio, beta;
+    V energy, proposal_energy, kinetic, proposal_kinetic, log_ratio, beta;
 };
 
+template <class V>
 struct Decision {
-    bool accepted, finite;
-    double a, hamiltonian;        // beta E + K of the state that is kept
+    using Mask = decltype(V{} <= V{});
+    Mask accepted, finite;
+    V a, hamiltonian;             // beta E + K of the state that is kept
+
+    HD V probability() const { return finite ? acceptance(a) : broadcast<V>(0.0); }
+    HD Mask diverged(double max_error) const { return (finite == Mask{}) | (a < broadcast<V>(-max_error)); }
 };
 
-HD inline Decision decide(const ChainEnd& e, float log_u) {
-    const double a = e.beta * (e.energy - e.proposal_energy) + (e.kinetic - e.proposal_kinetic) + e.log_ratio;
-    const bool finite = is_finite(e.proposal_energy) && is_finite(e.proposal_kinetic) && a == a;
-    const bool accepted = finite && static_cast<double>(log_u) <= a;
-    return {accepted, finite, a, accepted ? e.beta * e.proposal_energy + e.proposal_kinetic : e.beta * e.energy + e.kinetic};
-}
-
-HD inline void count(const Decision& d, double max_error, double* counters) {      // # (5,)
-    const double probability = d.finite ? acceptance(d.a) : 0.0;
-    counters[0] += probability;
-    counters[1] += d.accepted;
-    counters[2] += !d.finite || d.a < -max_error;
-    counters[3] = probability;
-    counters[4] = d.hamiltonian;
+template <class V>
+HD inline Decision<V> decide(const ChainEnd<V>& e, V log_u) {
+    Decision<V> d;
+    d.a = e.beta * (e.energy - e.proposal_energy) + (e.kinetic - e.proposal_kinetic) + e.log_ratio;
+    d.finite = is_finite(e.proposal_energy) & is_finite(e.proposal_kinetic) & (d.a == d.a);
+    d.accepted = d.finite & (log_u <= d.a);
+    d.hamiltonian = d.accepted ? e.beta * e.proposal_energy + e.proposal_kinetic : e.beta * e.energy + e.kinetic;
+    return d;
 }
 
 EBM_FAST_CORE_END

@@ -18,7 +18,7 @@ struct KeySchedule {
 };
 
 template <class W, class Keys>
-HD inline void philox4x32_10(W (&c)[4], const Keys& keys) {
+HD EBM_FAST_INLINE void philox4x32_10(W (&c)[4], const Keys& keys) {
     EBM_FAST_UNROLL
     for (int round = 0; round < 10; ++round) {
         W hi0, lo0, hi1, lo1;

@@ -8,8 +8,6 @@ EBM_FAST_CORE_BEGIN
 
 constexpr int64_t LONG_EVENT = 2 * W;         // from here on, looping chain by chain beats spreading coefficients
 
-#define EBM_FAST_INLINE inline __attribute__((always_inline))
-
 template <bool PART, class T> EBM_FAST_INLINE auto get(const T* p, int64_t count) {
     if constexpr (PART) return load_part(p, count);
     else return load(p);
@@ -90,16 +88,19 @@ private:
     }
 
     void spread(int64_t first, int64_t chains) {
-        for (int n = 0; n < N; ++n) {
-            for (int64_t k = 0; k < chains; ++k) {
-                const T a = value(n, first + k);
-                T* out = tile_[n] + k * dim_;
-                if (n < SCALED && scale_)
-                    for (int64_t e = 0; e < dim_; ++e) out[e] = a * scale_[e];
-                else
-                    for (int64_t e = 0; e < dim_; ++e) out[e] = a;
-            }
+        V factor[LONG_EVENT / W];
+        for (int i = 0; i < LONG_EVENT / W; ++i) {
+            const int64_t left = dim_ - i * W;
+            factor[i] = !scale_ || left <= 0 ? broadcast<V>(1)
+                        : left < W           ? load_part(scale_ + i * W, left)
+                                             : load(scale_ + i * W);
         }
+        for (int n = 0; n < N; ++n)
+            for (int64_t k = 0; k < chains; ++k) {
+                const V a = broadcast<V>(value(n, first + k));
+                for (int i = 0; i * W < dim_; ++i)  // what goes beyond the chain is overwritten by the next
+                    store(tile_[n] + k * dim_ + i * W, n < SCALED ? a * factor[i] : a);
+            }
         spread_chains_ = chains;
     }
 
@@ -142,7 +143,7 @@ private:
     bool differs_;
     int64_t spread_chains_;
     V row_[N];
-    alignas(64) T tile_[N][TILE + W];
+    alignas(64) T tile_[N][TILE + LONG_EVENT];
 };
 
 // Sums of squares in float64: of a tile's short events one after the other, of a long event in lanes. Either order depends on

@@ -50,8 +50,8 @@ private:
     uint32_t chain_stride_, block_stride_;
 };
 
-__device__ inline void words_of(const Counter& key, const Blocks& at, uint32_t (&w)[4]) {
-    w[0] = at.block, w[1] = at.chain + key.chain_offset, w[2] = key.step, w[3] = key.tag;
+__device__ inline void words_of(const Counter& key, uint32_t chain, uint32_t block, uint32_t (&w)[4]) {
+    w[0] = block, w[1] = chain + key.chain_offset, w[2] = key.step, w[3] = key.tag;
     philox4x32_10(w, key.keys);
 }
 

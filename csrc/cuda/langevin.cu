@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(THREADS)
         if (!SIMPLE && p.velocity) load4<WHOLE>(static_cast<const T*>(p.velocity) + from, count, velocity);
         if (noisy) {
             uint32_t w[4];
-            words_of(key, at, w);
+            words_of(key, at.chain, at.block, w);
             normals_of(w, z);
         }
         if constexpr (SIMPLE) {

@@ -8,5 +8,11 @@ namespace ebm_fast {
 void noise_cuda(const NoiseParams& params, uintptr_t stream);
 void langevin_cuda(const LangevinParams& params, uintptr_t stream);
 void norm_cuda(const NormParams& params, uintptr_t stream);
+void proposal_cuda(const ProposalParams& params, uintptr_t stream);
+void leapfrog_cuda(const LeapfrogParams& params, uintptr_t stream);
+void metropolis_cuda(const MetropolisParams& params, uintptr_t stream);
+void baoab_cuda(const BaoabParams& params, uintptr_t stream);
+void swap_cuda(const SwapParams& params, uintptr_t stream);
+void moments_cuda(const MomentsParams& params, uintptr_t stream);
 
 }  // namespace ebm_fast

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(THREADS) noise_kernel(const NoiseParams p) {
         T* out = static_cast<T*>(p.out) + at.element<WHOLE>(p.dim);
         const int count = WHOLE ? 4 : at.count(p.dim);
         uint32_t w[4];
-        words_of(key, at, w);
+        words_of(key, at.chain, at.block, w);
         if constexpr (std::is_same_v<T, int32_t>) {
             store4<WHOLE>(out, count, w);
         } else {

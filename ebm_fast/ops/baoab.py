@@ -19,10 +19,7 @@ _TAG = PURPOSES["momentum"]
 
 def _impl(x: Tensor, momentum: Tensor, grad: Tensor, *args: Any) -> None:
     if x.numel():
-        for out, name in ((x, "x"), (momentum, "momentum")):
-            checks.refuse_read_only(out, name)
-            checks.refuse_overlap(out, name, grad, "grad", same=False)
-        checks.refuse_overlap(x, "x", momentum, "momentum", same=False)
+        checks.refuse_unsafe((("x", x), ("momentum", momentum)), (("grad", grad),))
         route("baoab_", x, args[-1])(x, momentum, grad, *args[:-1])
         increment_version((x, momentum))
 
@@ -76,8 +73,7 @@ def baoab_(
     Source: Leimkuhler and Matthews 2013.
     """
     checks.exact_state(x, "x")
-    checks.like(momentum, "momentum", x)
-    checks.like(grad, "grad", x)
+    checks.all_like(x, (("momentum", momentum), ("grad", grad)), required=2)
     checks.event_like(scale, "scale", x)
     if active is not None:
         checks.per_chain(active, "active", x, (torch.bool, torch.uint8))

@@ -14,6 +14,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _FLOAT_SET = frozenset(FLOATS)
 _EXACT = frozenset((torch.float32, torch.float64))
 _NUMBERS = frozenset((int, float))
+Named = tuple[tuple[str, "Tensor | None"], ...]
 
 
 def state(x: Any, name: str, *, dtypes: frozenset[torch.dtype] = _FLOAT_SET) -> None:
@@ -47,6 +48,17 @@ def like(t: Any, name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must be contiguous, got strides {tuple(t.stride())}; pass {name}.contiguous()")
 
 
+def all_like(x: Tensor, named: Named, required: int = 0) -> None:
+    """`like` of each tensor; all but the first `required` may be None."""
+    shape, dtype, device = x.shape, x.dtype, x.device
+    for i, (name, t) in enumerate(named):
+        if t is None and i >= required:
+            continue
+        if type(t) is Tensor and t.dtype is dtype and t.shape == shape and t.device == device and t.is_contiguous():
+            continue
+        like(t, name, x)
+
+
 def refuse_negated(x: Tensor, name: str) -> None:
     """A lazily negated view (of a complex conjugate's imaginary part) holds the opposite sign in memory."""
     if x.is_neg():
@@ -70,6 +82,33 @@ def refuse_overlap(x: Tensor, name: str, other: Tensor | None, other_name: str, 
     if (apart or not same) and -x.nbytes < apart < other.nbytes:
         part = " in part" if apart else ""
         raise ValueError(f"{other_name} overlaps {name} in memory{part}; pass {other_name}.clone()")
+
+
+def refuse_unsafe(written: Named, read: Named) -> None:
+    """Written tensors must be writable and have no memory in common with each other or with any that is read."""
+    spans = []
+    for _, t in written:
+        if t is not None:
+            spans.append((t.data_ptr(), t.nbytes))
+            if not t.untyped_storage().resizable():  # memory that may be read-only
+                break
+    else:
+        for _, t in read:
+            if t is not None:
+                spans.append((t.data_ptr(), t.nbytes))
+        spans.sort()
+        reach = 0
+        for start, size in spans:
+            if start < reach:
+                break
+            reach = start + size
+        else:
+            return
+    for i, (name, out) in enumerate(written):
+        if out is not None:
+            refuse_read_only(out, name)
+            for other_name, other in (*written[i + 1 :], *read):
+                refuse_overlap(out, name, other, other_name, same=False)
 
 
 def number(value: Any, name: str, *, low: float = -math.inf, infinite: bool = False) -> float:
@@ -97,7 +136,7 @@ def exact_state(x: Any, name: str) -> None:
 
 def exactly(t: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     """A contiguous tensor of one shape, dtype and device."""
-    if isinstance(t, Tensor) and t.shape == shape and t.dtype == dtype and t.device == device and t.is_contiguous():
+    if isinstance(t, Tensor) and t.dtype is dtype and t.shape == shape and t.device == device and t.is_contiguous():
         return
     got = type(t).__name__
     if isinstance(t, Tensor):
@@ -132,7 +171,9 @@ def coefficient(value: Any, name: str, x: Tensor, low: float = 0.0) -> tuple[flo
         raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
     if value.device != x.device and value.ndim == 1:
         raise ValueError(f"{name} must be on {x.device} as x is, got {value.device}")
-    wanted = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wanted = torch.float64 if x.dtype is torch.float64 else torch.float32
+    if value.dtype is wanted and value.device == x.device and value.is_contiguous() and not value.requires_grad:
+        return 0.0, value
     return 0.0, value.detach().to(device=x.device, dtype=wanted).contiguous()
 
 

@@ -14,10 +14,7 @@ from .library import define
 
 def _impl(x: Tensor, momentum: Tensor, grad: Tensor, *args: Any) -> None:
     if x.numel():
-        for out, name in ((x, "x"), (momentum, "momentum")):
-            checks.refuse_read_only(out, name)
-            checks.refuse_overlap(out, name, grad, "grad", same=False)
-        checks.refuse_overlap(x, "x", momentum, "momentum", same=False)
+        checks.refuse_unsafe((("x", x), ("momentum", momentum)), (("grad", grad),))
         route("leapfrog_", x, args[-1])(x, momentum, grad, *args[:-1])
         increment_version((x, momentum))
 
@@ -56,8 +53,7 @@ def leapfrog_(
     Source: Leimkuhler and Reich 2004; Neal 2011, eqs. 5.18-5.20.
     """
     checks.exact_state(x, "x")
-    checks.like(momentum, "momentum", x)
-    checks.like(grad, "grad", x)
+    checks.all_like(x, (("momentum", momentum), ("grad", grad)), required=2)
     checks.event_like(scale, "scale", x)
     k, k_at = checks.signed_coefficient(kick, "kick", x)
     d, d_at = checks.signed_coefficient(drift, "drift", x)

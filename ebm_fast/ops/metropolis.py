@@ -24,19 +24,13 @@ def _impl(x: Tensor, proposal: Tensor, energy: Tensor, proposal_energy: Tensor, 
           log_ratio: Tensor | None, counters: Tensor | None, *args: Any) -> None:  # fmt: skip
     if not x.shape[0]:
         return
-    written = {"x": x, "energy": energy, "grad": grad, "counters": counters}
-    if momentum_before is not None:
-        written["momentum"] = momentum
-    read = {"proposal": proposal, "proposal_energy": proposal_energy, "proposal_grad": proposal_grad,
-            "momentum_before": momentum_before}  # fmt: skip
-    for name, out in written.items():
-        if out is not None:
-            checks.refuse_read_only(out, name)
-            for other_name, other in read.items():
-                checks.refuse_overlap(out, name, other, other_name, same=False)
+    written = (("x", x), ("energy", energy), ("grad", grad), ("counters", counters),
+               ("momentum", None if momentum_before is None else momentum))  # fmt: skip
+    checks.refuse_unsafe(written, (("proposal", proposal), ("proposal_energy", proposal_energy), ("proposal_grad", proposal_grad),
+                                   ("momentum_before", momentum_before)))  # fmt: skip
     route("metropolis_", x, args[-1])(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before,
                                       kinetic, scale, log_ratio, counters, *args[:-1])  # fmt: skip
-    increment_version([t for t in written.values() if t is not None])
+    increment_version([t for _, t in written if t is not None])
 
 
 _op = define(
@@ -101,12 +95,11 @@ def metropolis_(
     Source: Metropolis et al. 1953, Hastings 1970, Duane et al. 1987.
     """
     checks.exact_state(x, "x")
-    for t, name in ((proposal, "proposal"), (grad, "grad"), (proposal_grad, "proposal_grad"), (momentum, "momentum"),
-                    (momentum_before, "momentum_before")):  # fmt: skip
-        if t is not None or name == "proposal":
-            checks.like(t, name, x)
-    for t, name in ((energy, "energy"), (proposal_energy, "proposal_energy")):
-        checks.per_chain(t, name, x, (x.dtype,))
+    checks.all_like(x, (("proposal", proposal), ("grad", grad), ("proposal_grad", proposal_grad), ("momentum", momentum),
+                        ("momentum_before", momentum_before)), required=1)  # fmt: skip
+    chains = (x.shape[0],)
+    checks.exactly(energy, "energy", chains, x.dtype, x.device)
+    checks.exactly(proposal_energy, "proposal_energy", chains, x.dtype, x.device)
     checks.event_like(scale, "scale", x)
     checks.chain_numbers(kinetic, "kinetic", x)
     checks.chain_numbers(log_ratio, "log_ratio", x)

@@ -15,10 +15,7 @@ from .library import define
 
 def _impl(x: Tensor, mean: Tensor, squares: Tensor, *args: Any) -> None:
     if x.numel():
-        for out, name in ((mean, "mean"), (squares, "squares")):
-            checks.refuse_read_only(out, name)
-            checks.refuse_overlap(out, name, x, "x", same=False)
-        checks.refuse_overlap(mean, "mean", squares, "squares", same=False)
+        checks.refuse_unsafe((("mean", mean), ("squares", squares)), (("x", x),))
         route("moments_", x, args[-1])(x, mean, squares, *args[:-1])
         increment_version((mean, squares))
 
@@ -54,8 +51,7 @@ def moments_(
     Source: Welford 1962.
     """
     checks.exact_state(x, "x")
-    checks.like(mean, "mean", x)
-    checks.like(squares, "squares", x)
+    checks.all_like(x, (("mean", mean), ("squares", squares)), required=2)
     at = None
     if isinstance(count, Tensor):
         checks.exactly(count, "count", (), torch.int64, x.device)

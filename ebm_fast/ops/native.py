@@ -14,6 +14,7 @@ _C: Any = native()
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int32: 4}
 WORD = 2**64 - 1
+threads = torch.get_num_threads
 
 
 def address(tensor: Tensor | None) -> int:
@@ -25,17 +26,13 @@ def _at(tensor: Tensor | None) -> tuple[int, int]:
     return (0, 0) if tensor is None else (tensor.data_ptr(), tensor.ndim)
 
 
-def _on_cpu(function: Callable[..., None], *args: Any) -> None:
-    function(*args, torch.get_num_threads())
-
-
 def _on_cuda(device: torch.device, function: Callable[..., None], *args: Any) -> None:
     with torch.cuda.device(device):
         function(*args, torch.cuda.current_stream(device).cuda_stream)
 
 
 def _shape(x: Tensor) -> tuple[int, int]:
-    chains = x.shape[0]
+    chains = x.size(0)
     return chains, x.numel() // chains
 
 
@@ -44,7 +41,7 @@ def _noise_args(out: Tensor, rng: Tensor | None, kind: int, purpose: int, seed: 
 
 
 def noise_cpu(out: Tensor, *args: Any) -> None:
-    _on_cpu(_C.noise_cpu, *_noise_args(out, *args))
+    _C.noise_cpu(*_noise_args(out, *args), threads())
 
 
 def noise_cuda(out: Tensor, *args: Any) -> None:
@@ -65,7 +62,7 @@ def _langevin_args(
 
 
 def langevin_step_cpu(x: Tensor, *args: Any) -> None:
-    _on_cpu(_C.langevin_cpu, *_langevin_args(x, *args))
+    _C.langevin_cpu(*_langevin_args(x, *args), threads())
 
 
 def langevin_step_cuda(x: Tensor, *args: Any) -> None:
@@ -79,7 +76,7 @@ def _norm_args(x: Tensor) -> tuple[Tensor, tuple]:
 
 def event_norm_cpu(x: Tensor) -> Tensor:
     out, args = _norm_args(x)
-    _on_cpu(_C.norm_cpu, *args)
+    _C.norm_cpu(*args, threads())
     return out
 
 
@@ -102,7 +99,7 @@ def _propose_args(
 
 
 def propose_cpu(x: Tensor, *args: Any) -> None:
-    _on_cpu(_C.proposal_cpu, *_propose_args(x, *args))
+    _C.proposal_cpu(*_propose_args(x, *args), threads())
 
 
 def propose_cuda(x: Tensor, *args: Any) -> None:
@@ -120,7 +117,7 @@ def _leapfrog_args(
 
 
 def leapfrog_cpu(x: Tensor, *args: Any) -> None:
-    _on_cpu(_C.leapfrog_cpu, *_leapfrog_args(x, *args))
+    _C.leapfrog_cpu(*_leapfrog_args(x, *args), threads())
 
 
 def leapfrog_cuda(x: Tensor, *args: Any) -> None:
@@ -142,7 +139,7 @@ def _metropolis_args(
 
 
 def metropolis_cpu(x: Tensor, *args: Any) -> None:
-    _on_cpu(_C.metropolis_cpu, *_metropolis_args(x, *args))
+    _C.metropolis_cpu(*_metropolis_args(x, *args), threads())
 
 
 def metropolis_cuda(x: Tensor, *args: Any) -> None:
@@ -162,7 +159,7 @@ def _baoab_args(
 
 
 def baoab_cpu(x: Tensor, *args: Any) -> None:
-    _on_cpu(_C.baoab_cpu, *_baoab_args(x, *args))
+    _C.baoab_cpu(*_baoab_args(x, *args), threads())
 
 
 def baoab_cuda(x: Tensor, *args: Any) -> None:
@@ -181,7 +178,7 @@ def _swap_args(
 
 
 def swap_cpu(x: Tensor, *args: Any) -> None:
-    _on_cpu(_C.swap_cpu, *_swap_args(x, *args))
+    _C.swap_cpu(*_swap_args(x, *args), threads())
 
 
 def swap_cuda(x: Tensor, *args: Any) -> None:
@@ -193,7 +190,7 @@ def _moments_args(x: Tensor, mean: Tensor, squares: Tensor, count_at: Tensor | N
 
 
 def moments_cpu(x: Tensor, *args: Any) -> None:
-    _on_cpu(_C.moments_cpu, *_moments_args(x, *args))
+    _C.moments_cpu(*_moments_args(x, *args), threads())
 
 
 def moments_cuda(x: Tensor, *args: Any) -> None:
@@ -224,9 +221,9 @@ def chain_cpu(
 ) -> None:  # fmt: skip
     pointers = (x, parameters, energy, grad, momentum, scale, leapfrogs_at, divergence_step, norm_sum, samples, energies,
                 hamiltonians, counters, mean, squares, rng)  # fmt: skip
-    _on_cpu(
-        _C.chain_cpu, *map(address, pointers), _schedule(step_size, step_size_at), _schedule(noise_std, noise_std_at),
+    _C.chain_cpu(
+        *map(address, pointers), _schedule(step_size, step_size_at), _schedule(noise_std, noise_std_at),
         _schedule(beta, beta_at), _schedule(persistence, persistence_at), *_shape(x), ENERGIES.index(energy_kind),
         list(integers), TRANSITIONS.index(transition), steps, thin, count, leapfrogs, carried, finish, flip, noise_first, guard,
-        list(numbers), seed & WORD, step & WORD, chain_offset,
+        list(numbers), seed & WORD, step & WORD, chain_offset, threads(),
     )  # fmt: skip

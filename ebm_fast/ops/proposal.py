@@ -21,12 +21,10 @@ def _impl(x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Ten
         if kinetic is not None:
             kinetic.zero_()
         return
-    for out, name in ((proposal, "proposal"), (momentum, "momentum"), (kinetic, "kinetic")):
-        if out is not None:
-            checks.refuse_read_only(out, name)
-            checks.refuse_overlap(out, name, x, "x", same=name == "proposal")
-            checks.refuse_overlap(out, name, grad, "grad", same=False)
-    checks.refuse_overlap(momentum if momentum is not None else x, "momentum", proposal, "proposal", same=momentum is None)
+    in_place = proposal is not None and proposal.data_ptr() == x.data_ptr()
+    checks.refuse_unsafe(
+        (("proposal", proposal), ("momentum", momentum), ("kinetic", kinetic)), (("grad", grad), ("x", None if in_place else x))
+    )
     route("propose_", x, args[-1])(x, proposal, momentum, grad, scale, kinetic, *args[:-1])
     increment_version([t for t in (proposal, momentum, kinetic) if t is not None])
 
@@ -82,9 +80,7 @@ def propose_(
     Source: Duane et al. 1987, Horowitz 1991 (persistence), Roberts and Tweedie 1996 (MALA), Metropolis et al. 1953.
     """
     checks.exact_state(x, "x")
-    for t, name in ((proposal, "proposal"), (momentum, "momentum"), (grad, "grad")):
-        if t is not None:
-            checks.like(t, name, x)
+    checks.all_like(x, (("proposal", proposal), ("momentum", momentum), ("grad", grad)))
     checks.event_like(scale, "scale", x)
     checks.chain_numbers(kinetic, "kinetic", x)
     k, k_at = checks.signed_coefficient(kick, "kick", x)

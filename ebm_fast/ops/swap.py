@@ -20,12 +20,10 @@ _TAG = PURPOSES["swap"]
 def _impl(x: Tensor, energy: Tensor, betas: Tensor, grad: Tensor | None, labels: Tensor | None, counters: Tensor | None,
           *args: Any) -> None:  # fmt: skip
     if x.shape[0] and x.shape[1] > 1:
-        written = [t for t in (x, energy, grad, labels, counters) if t is not None]
-        for t in written:
-            checks.refuse_read_only(t, "a written tensor")
-        checks.refuse_overlap(x, "x", grad, "grad", same=False)
+        written = (("x", x), ("energy", energy), ("grad", grad), ("labels", labels), ("counters", counters))
+        checks.refuse_unsafe(written, (("betas", betas),))
         route("swap_", x, args[-1])(x, energy, betas, grad, labels, counters, *args[:-1])
-        increment_version(written)
+        increment_version([t for _, t in written if t is not None])
 
 
 _op = define(

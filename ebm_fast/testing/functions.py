@@ -13,7 +13,7 @@ TestFunctions = Mapping[str, Callable[..., Tensor]]
 
 MOST_ELEMENTS = 64  # beyond that, runs of eight neighbours from all over the event
 _RUN = 8
-LAGS = (1, 4)  # neighbours, and elements that hold the same word of two blocks of random numbers
+LAGS = (1, 2, 4)  # neighbours, and elements that hold the same word of two blocks of random numbers
 
 
 def as_functions(functions: Any, name: str = "functions") -> dict[str, Callable[..., Tensor]]:

@@ -81,12 +81,13 @@ def invariance_test(
     neither hide a fault nor cause a false alarm.
 
     Args:
-        kernel: a function x # (n, *event) -> x', or (sampler, energy), which `ebm_fast.sample` runs.
+        kernel: a function x # (n, *event) -> x'; or (sampler, energy), which `ebm_fast.sample` runs; or (sampler, energy,
+            options) with a dict of further arguments of it, such as strategy and backend.
         sample_exact: function n -> (n, *event) or (n, seed=) of exact independent draws, such as `energies.Gaussian(...).sample`.
         num_steps: k.
         n: number of chains.
         functions: a function (n, *event) -> (n,) or (n, j), or a dict of them. None: normal scores of each element (of 64
-            at most), their squares, products of neighbours and of elements four apart, sums of these, the energy and its square;
+            at most), their squares, products of elements 1, 2 and 4 apart, sums of these, the energy and its square;
             products of neighbouring chains, which must be independent; two-sample KS tests of random projections of the scores.
         energy: (n, *event) -> (n,), a test function that sees small errors of all elements together; that of (sampler, energy).
         alpha: false-alarm rate of the whole test (Bonferroni).

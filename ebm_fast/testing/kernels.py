@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-
-Kernel = Callable[[Tensor], Tensor] | tuple[Any, Any]
 
 _OTHER = 0x9E3779B97F4A7C15  # exact draws and sampler share no random number, though both count from step 0 of chain 0
 
@@ -46,20 +44,19 @@ def energy_of(kernel: Any, energy: Any) -> Any:
     """The energy to look at: the one given, or that of a (sampler, energy)."""
     if energy is not None:
         return energy
-    return kernel[1] if isinstance(kernel, tuple) and len(kernel) == 2 else None
+    return kernel[1] if isinstance(kernel, tuple) and len(kernel) in (2, 3) else None
 
 
 def run_kernel(kernel: Any, x: Tensor, num_steps: int, seed: int) -> Tensor:
     """The state after num_steps steps from x, which stays as it is."""
     if isinstance(kernel, tuple):
-        if len(kernel) != 2:
-            raise TypeError(f"kernel must be a function x -> x' or (sampler, energy), got a tuple of {len(kernel)}")
+        if len(kernel) not in (2, 3):
+            raise TypeError(f"kernel must be a function x -> x' or (sampler, energy[, options]), got a tuple of {len(kernel)}")
         from ..engine import sample
 
-        sampler, energy = kernel
-        other = (seed ^ _OTHER) & (2**64 - 1)
-        run = sample(energy, sampler, x, num_steps=num_steps, seed=other, record=False, record_energy=False, progress=False)
-        return run.final
+        sampler, energy, *options = kernel
+        how = {"seed": (seed ^ _OTHER) & (2**64 - 1), "record": False, "record_energy": False, "progress": False}
+        return sample(energy, sampler, x, num_steps=num_steps, **{**how, **(options[0] if options else {})}).final
     if not callable(kernel):
         raise TypeError(f"kernel must be a function x -> x' or (sampler, energy), got {type(kernel).__name__}")
     y = x.clone()

@@ -175,10 +175,10 @@ def test_a_cuda_thread_and_a_lane_of_the_cpu_compute_the_same_bits(cuda_on_cpu):
     for kind in (BITS, UNIFORM, NORMAL, SIGNS):
         dtype = torch.int32 if kind == BITS else torch.float32
         lanes = implementation("noise_", "cpu")
-        assert torch.equal(*(drawn(fill, (300, 1333), kind, dtype, "cpu") for fill in (cuda_on_cpu.noise_, lanes)))
+        assert torch.equal(*(drawn(fill, (300, 1333), kind, dtype, "cpu") for fill in (cuda_on_cpu.op("noise_"), lanes)))
     for name in FORMS:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            steps = cuda_on_cpu.langevin_step_, implementation("langevin_step_", "cpu")
+            steps = cuda_on_cpu.op("langevin_step_"), implementation("langevin_step_", "cpu")
             assert_steps_agree(*(updated(step, FORMS[name], (60, 33), dtype, "cpu") for step in steps), 0.0)
 
 

@@ -10,7 +10,7 @@ import torch
 from flat import STREAM, Arguments
 from tolerances import UPDATE
 
-from ebm_fast.ops.backend import implementation
+from ebm_fast.ops.backend import implementation, why_not
 
 DTYPES = [torch.float32, torch.float64]
 # one element, odd events, blocks of four, images, events of several passes, and such that get a large program
@@ -120,6 +120,19 @@ def test_float64_keeps_its_coefficients(name, op, device):
     steps = op(name), implementation(name, "reference")
     fast, truth = (done(step, name, form, (40, 5), torch.float64, device) for step in steps)
     assert_same(fast, truth, 4e-15)
+
+
+@pytest.mark.skipif(bool(why_not("cpu")), reason=why_not("cpu"))
+@pytest.mark.parametrize("name", FORMS)
+def test_a_cuda_thread_and_a_lane_of_the_cpu_compute_the_same_bits(name, cuda_on_cpu):
+    for form in FORMS[name].values():
+        for shape in [(60, 5, 33), (2, 5, 901)] if name == "swap_" else [(60, 33), (7, 3)]:
+            steps = cuda_on_cpu.op(name), implementation(name, "cpu")
+            thread, lane = (done(step, name, form, shape, torch.float32, "cpu") for step in steps)
+            for key, value in lane.items():
+                if isinstance(value, torch.Tensor):  # sums are in float64, in an order of their own
+                    bound = 1e-13 if key in ("kinetic", "counters") else 0.0
+                    torch.testing.assert_close(thread[key], value, rtol=bound, atol=bound)
 
 
 @pytest.mark.parametrize("name", ["propose_", "metropolis_", "swap_"])

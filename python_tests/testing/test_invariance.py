@@ -52,7 +52,7 @@ def test_correct_kernels_pass(case):
 )  # fmt: skip
 def test_planted_faults_are_caught(case, kernel, exact, target, steps, worst):
     """At a false-alarm rate of 1e-6, with far smaller p-values than that: luck of the seed plays no part."""
-    result = invariance_test(kernel, exact, n=10000, num_steps=steps, energy=target)
+    result = invariance_test(kernel, exact, n=20000, num_steps=steps, energy=target)
     assert not result.passed
     assert result.p_value < 1e-9, str(result)
     assert worst in {c.name for c in result.worst(2)}  # of independent normals the energy is half the sum of squares

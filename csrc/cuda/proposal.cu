@@ -1,0 +1,103 @@
+// The start of a trajectory: noise, refreshed momentum, its kinetic energy, kick and drift in registers.
+#include <cmath>
+#include "../core/proposal.h"
+#include "groups.cuh"
+#include "launch.h"
+
+namespace ebm_fast {
+namespace {
+
+template <class V> struct Refreshment {
+    V persistence, noise_std;
+};
+
+// One block of four elements; returns the sum of the refreshed momentum's squares.
+template <class T, bool WHOLE>
+__device__ inline double propose(const ProposalParams& p, const Counter& key, const Refreshment<T>& c, T kick, T drift,
+                                 int64_t chain, uint32_t block) {
+    const int64_t element = block * int64_t(4), from = chain * p.dim + element;
+    const int count = WHOLE ? 4 : static_cast<int>(p.dim - element < 4 ? p.dim - element : 4);
+    uint32_t w[4];
+    float z[4];
+    words_of(key, static_cast<uint32_t>(chain), block, w);
+    normals_of(w, z);
+    T q[4], sigma[4];
+    load_scale<WHOLE>(p.scale, element, count, sigma);
+    for (int k = 0; k < 4; ++k) q[k] = T(z[k]);
+    if (c.persistence != T(0)) {
+        T before[4];
+        load4<WHOLE>(static_cast<const T*>(p.momentum) + from, count, before);
+        for (int k = 0; k < 4; ++k) q[k] = refreshed(before[k], q[k], c.persistence, c.noise_std);
+    }
+    double sum = 0.0;
+    if (p.kinetic) {
+        for (int k = 0; k < 4; ++k)
+            if (WHOLE || k < count) sum = ::fma(double(q[k]), double(q[k]), sum);
+    }
+    if (p.grad) {
+        T grad[4];
+        load4<WHOLE>(static_cast<const T*>(p.grad) + from, count, grad);
+        for (int k = 0; k < 4; ++k) q[k] = kicked(q[k], grad[k], kick * sigma[k]);
+    }
+    if (p.momentum) store4<WHOLE>(static_cast<T*>(p.momentum) + from, count, q);
+    if (p.proposal) {
+        T x[4];
+        load4<WHOLE>(static_cast<const T*>(p.x) + from, count, x);
+        for (int k = 0; k < 4; ++k) x[k] = drifted(x[k], q[k], drift * sigma[k]);
+        store4<WHOLE>(static_cast<T*>(p.proposal) + from, count, x);
+    }
+    return sum;
+}
+
+// SIZE threads share a chain; SIZE = 0: nothing is summed, and the blocks of all chains go to whoever is free.
+template <class T, bool WHOLE, int SIZE>
+__global__ void __launch_bounds__(THREADS) proposal_kernel(const ProposalParams p, const Refreshment<T> c) {
+    const Counter key = make_counter(p.stream);
+    if constexpr (SIZE == 0) {
+        for (Blocks at(p.chains, p.dim); at.inside(); at.next())
+            propose<T, WHOLE>(p, key, c, value_of<T>(p.kick, at.chain), value_of<T>(p.drift, at.chain), at.chain, at.block);
+    } else {
+        const Group<SIZE> group(p.chains);
+        double sum = 0.0;
+        if (group.exists) {
+            const T kick = value_of<T>(p.kick, group.index), drift = value_of<T>(p.drift, group.index);
+            for (int64_t block = group.lane; block * 4 < p.dim; block += SIZE)
+                sum += propose<T, WHOLE>(p, key, c, kick, drift, group.index, static_cast<uint32_t>(block));
+        }
+        sum = group.sum(sum);
+        if (group.leads()) p.kinetic[group.index] = 0.5 * sum;
+    }
+}
+
+template <class T, bool WHOLE>
+void launch(const ProposalParams& p, cudaStream_t stream) {
+    constexpr char name[] = "proposal_cuda";
+    const Refreshment<T> c = {T(p.persistence), T(std::sqrt(1.0 - p.persistence * p.persistence))};
+    auto kernel = proposal_kernel<T, WHOLE, 0>;
+    unsigned grid = grid_for(p.chains, p.dim, name);
+    if (p.kinetic) {
+        if (p.dim <= ONE_THREAD) kernel = proposal_kernel<T, false, 1>, grid = grid_of<1>(p.chains, name);
+        else if (p.dim <= EIGHT_THREADS) kernel = proposal_kernel<T, WHOLE, 8>, grid = grid_of<8>(p.chains, name);
+        else if (p.dim <= ONE_WARP) kernel = proposal_kernel<T, WHOLE, 32>, grid = grid_of<32>(p.chains, name);
+        else kernel = proposal_kernel<T, WHOLE, THREADS>, grid = grid_of<THREADS>(p.chains, name);
+    }
+    kernel<<<grid, THREADS, 0, stream>>>(p, c);
+    check(cudaGetLastError(), name);
+}
+
+template <class T>
+void launch(const ProposalParams& p, cudaStream_t stream) {
+    const bool whole = p.dim % 4 == 0 && aligned<T>(p.x) && aligned<T>(p.proposal) && aligned<T>(p.momentum) &&
+                       aligned<T>(p.grad) && aligned<T>(p.scale);
+    whole ? launch<T, true>(p, stream) : launch<T, false>(p, stream);
+}
+
+}  // namespace
+
+void proposal_cuda(const ProposalParams& p, uintptr_t stream) {
+    if (p.chains * p.dim == 0) return;
+    const auto s = reinterpret_cast<cudaStream_t>(stream);
+    p.dtype == DType::float64 ? launch<double>(p, s) : launch<float>(p, s);
+}
+
+}  // namespace ebm_fast
