@@ -1,0 +1,155 @@
+"""P2 and P3: K Langevin steps on a mixture and on an MLP in one native call, beside the loop that scripts write, that loop
+compiled, and one jitted JAX scan; and HMC on a dense Gaussian.
+
+The floor of the mixture is arithmetic: a Philox block, a Box-Muller pair and M exponentials for each chain and step; the row
+"floor" times the first two alone (Langevin on a diagonal Gaussian). That of the MLP and the dense Gaussian are the
+multiplications, as a fraction of what torch's sgemm reaches beside it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import harness
+import pytest
+import torch
+from torch import Tensor
+
+import ebm_fast as ef
+
+STEP_SIZE, NOISE_STD = 0.01, 0.1
+E = ef.energies
+GEMM = 512
+
+
+def mixture() -> Any:
+    generator = torch.Generator().manual_seed(0)
+    return E.GaussianMixture(3.0 * torch.randn(8, 2, generator=generator), 1.0, torch.full((8,), 1 / 8))
+
+
+def network() -> Any:
+    torch.manual_seed(0)
+    return E.MLPEnergy(2, (128, 128), "tanh").requires_grad_(False)
+
+
+def mended(energy: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
+    """The usual loop without its mistakes: parameters frozen, the gradient of x alone, one buffer for the noise."""
+    x, noise = start.clone(), torch.empty_like(start)
+    for _ in range(steps):
+        x.requires_grad_(True)
+        (grad,) = torch.autograd.grad(energy(x).sum(), x)
+        x = x.detach().add_(grad, alpha=-STEP_SIZE).add_(noise.normal_(), alpha=NOISE_STD)
+    return x
+
+
+def jax_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], object] | None:
+    """The same chain as one jitted scan, or None where JAX is not installed."""
+    if importlib.util.find_spec("jax") is None:
+        return None
+    import jax
+    import jax.numpy as jnp
+
+    if isinstance(energy, E.MLPEnergy):
+        layers = [(jnp.asarray(p.weight.numpy()), jnp.asarray(p.bias.numpy())) for p in energy.layers]
+
+        def value(x):
+            for w, b in layers[:-1]:
+                x = jnp.tanh(x @ w.T + b)
+            return (x @ layers[-1][0].T + layers[-1][1]).sum()
+    else:
+        d = energy.descriptor()
+        c, mu, a = (jnp.asarray(p.numpy()) for p in d.parameters.split([8, 16, 16]))
+        mu, a = mu.reshape(8, 2), a.reshape(8, 2)
+
+        def value(x):
+            return -jax.nn.logsumexp(c - 0.5 * (a * (x[:, None] - mu) ** 2).sum(2), axis=1).sum()
+
+    slope = jax.grad(value)
+
+    def step(carry, _):
+        x, key = carry
+        key, now = jax.random.split(key)
+        return (x - STEP_SIZE * slope(x) + NOISE_STD * jax.random.normal(now, x.shape), key), None
+
+    run = jax.jit(lambda x, key: jax.lax.scan(step, (x, key), None, length=steps)[0])
+    state = [jnp.asarray(start.numpy()), jax.random.key(0)]
+
+    def call() -> None:
+        state[:] = run(*state)
+        jax.block_until_ready(state[0])
+
+    return call
+
+
+def check(energy: Any, start: Tensor) -> None:
+    """The chain that is timed is the chain of the specification."""
+    options = {"num_steps": 20, "step_size": STEP_SIZE, "noise_std": NOISE_STD, "seed": 1}
+    truth = ef.langevin_(start.clone(), energy, strategy="reference", **options)
+    torch.testing.assert_close(ef.langevin_(start.clone(), energy, strategy="fused", **options), truth, rtol=1e-4, atol=1e-4)
+
+
+def race(case: str, energy: Any, chains: int, steps: int, flops: float, device: str, seconds: float, record: Any) -> None:
+    if device != "cpu":
+        pytest.skip("whole chains run on the CPU")
+    start = torch.randn(chains, energy.dim, generator=torch.Generator().manual_seed(1))
+    check(energy, start[:500])
+    x, y = start.clone(), start.clone()
+    options = {"num_steps": steps, "step_size": STEP_SIZE, "noise_std": NOISE_STD, "seed": 1}
+    compiled, plain = torch.compile(energy, dynamic=False), E.Gaussian(torch.zeros(2), variance=torch.ones(2))
+    a = torch.randn(GEMM, GEMM)
+    calls: dict[str, Callable[[], object]] = {
+        "ebm_fast": lambda: ef.langevin_(x, energy, strategy="fused", **options),
+        "step": lambda: ef.langevin_(x, energy, strategy="step", **options),
+        "eager": lambda: mended(energy, start, steps),
+        "compiled": lambda: mended(compiled, start, steps),
+        "floor": lambda: ef.langevin_(y, plain, strategy="fused", **options),
+        "sgemm": lambda: torch.mm(a, a),
+    }
+    if (jax := jax_chain(energy, start, steps)) is not None:
+        calls["jax"] = jax
+    result = harness.race(calls, seconds=seconds, device=device)
+    per = {name: result.median(name) / chains / steps * 1e9 for name in calls if name != "sgemm"}
+    work = {"sgemm_gflop_s": 2 * GEMM**3 / result.median("sgemm") / 1e9, "gflop_s": flops / per["ebm_fast"]} if flops else {}
+    record("chain", case, result, calls, ns_per_chain_step=per, **work)
+
+
+@pytest.mark.parametrize("chains", [100, 10_000, 1_000_000], ids=["1e2", "1e4", "1e6"])
+def test_mixture(chains, device, seconds, record):
+    """P2: at 10^4 chains 30x eager, 20x JAX."""
+    steps = max(2, min(100, 10**6 // chains))
+    race(f"P2 mixture M=8 d=2, {chains} chains", mixture(), chains, steps, 0.0, device, seconds, record)
+
+
+@pytest.mark.parametrize("chains", [64, 4096])
+def test_network(chains, device, seconds, record):
+    """P3: 2x eager and not slower than JAX at 4096 chains; 6x and 2x at 64."""
+    flops = 4.0 * (2 * 128 + 128 * 128 + 128)
+    race(f"P3 MLP 2-128-128-1, {chains} chains", network(), chains, 50 if chains == 64 else 5, flops, device, seconds, record)
+
+
+def test_dense_gaussian(device, seconds, record):
+    """HMC, L = 10, 256 chains, d = 100, a proposal: BlackJAX took 1.73 ms."""
+    if device != "cpu":
+        pytest.skip("whole chains run on the CPU")
+    d, n, leapfrogs, proposals = 100, 256, 10, 5
+    root = torch.randn(d, d, generator=torch.Generator().manual_seed(0))
+    energy = E.Gaussian(torch.zeros(d), covariance=root @ root.T / d + torch.eye(d))
+    x0, sampler = torch.randn(n, d, generator=torch.Generator().manual_seed(1)), ef.HMC(0.2, leapfrogs)
+    runs = [ef.sample(energy, sampler, x0, num_steps=10, seed=1, strategy=s).final for s in ("fused", "reference")]
+    torch.testing.assert_close(*runs, rtol=1e-4, atol=1e-4)
+    a = torch.randn(GEMM, GEMM)
+    options: dict[str, Any] = {"num_steps": proposals, "seed": 1, "record": False, "record_energy": False}
+    calls: dict[str, Callable[[], object]] = {
+        "ebm_fast": lambda: ef.sample(energy, sampler, x0, strategy="fused", **options),
+        "step": lambda: ef.sample(energy, sampler, x0, strategy="step", **options),
+        "sgemm": lambda: torch.mm(a, a),
+    }
+    result = harness.race(calls, seconds=seconds, device=device)
+    gradient = 2.0 * d * d * n * leapfrogs * proposals
+    record(
+        "chain", f"HMC L={leapfrogs} dense Gaussian d={d}, {n} chains, {proposals} proposals", result, calls,
+        ms_per_proposal=result.median("ebm_fast") / proposals * 1e3, gflop_s=gradient / result.median("ebm_fast") / 1e9,
+        sgemm_gflop_s=2 * GEMM**3 / result.median("sgemm") / 1e9,
+    )  # fmt: skip
