@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from . import checks
-from .backend import route
+from .backend import BackendError, implementation, pick, wish
 from .library import define
 from .metropolis import COUNTERS
 from .noise import fresh_seed, signed64
@@ -57,12 +57,22 @@ class Descriptor(Protocol):
     def parameters(self) -> Tensor: ...
 
 
+def _runner(x: Tensor, backend: str) -> Any:
+    """cpu, or plain PyTorch where nothing else was asked for."""
+    name = pick(backend, x.device)
+    if name in ("cuda", "triton"):
+        if wish(backend) != "auto":
+            raise BackendError(f"backend {name!r} has no whole chains; use backend='cpu' on the CPU, or 'reference'")
+        name = "reference"
+    return implementation("chain_", name)
+
+
 def _impl(x: Tensor, parameters: Tensor, *args: Any) -> None:
     if x.numel() and args[_STEPS]:
         written = [t for t in (x, *(args[i] for i in _WRITTEN)) if t is not None]
         for t in written:
             checks.refuse_read_only(t, "a tensor that the chain writes")
-        route("chain_", x, args[-1])(x, parameters, *args[:-1])
+        _runner(x, args[-1])(x, parameters, *args[:-1])
         increment_version(written)
 
 

@@ -361,6 +361,18 @@ def test_descriptors_that_do_not_fit_are_refused():
             chain_(x, descriptor(kind, 2, integers, torch.zeros(size)), "hmc", steps=1, step_size=0.1)
 
 
+def test_a_backend_without_whole_chains_says_so(monkeypatch):
+    import ebm_fast.ops.chain as module
+
+    monkeypatch.setattr(module, "pick", lambda backend, device: "triton")
+    target, x = descriptor("ring", 2, (), 1.0, 1.0), torch.ones(4, 2)
+    with pytest.raises(ef.ops.BackendError, match="backend 'triton' has no whole chains"):
+        chain_(x.clone(), target, "hmc", steps=2, step_size=0.1, seed=1, backend="triton")
+    plain = chain_(x.clone(), target, "hmc", steps=2, step_size=0.1, seed=1)
+    monkeypatch.undo()
+    assert torch.equal(plain, chain_(x.clone(), target, "hmc", steps=2, step_size=0.1, seed=1, backend="reference"))
+
+
 def test_versions_move_and_nothing_happens_without_steps():
     target = descriptor("ring", 2, (), 1.0, 1.0)
     x = torch.ones(4, 2)
