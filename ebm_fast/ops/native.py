@@ -221,9 +221,9 @@ def chain_cpu(
 ) -> None:  # fmt: skip
     pointers = (x, parameters, energy, grad, momentum, scale, leapfrogs_at, divergence_step, norm_sum, samples, energies,
                 hamiltonians, counters, mean, squares, rng)  # fmt: skip
-    _on_cpu(
-        _C.chain_cpu, *map(address, pointers), _schedule(step_size, step_size_at), _schedule(noise_std, noise_std_at),
+    _C.chain_cpu(
+        *map(address, pointers), _schedule(step_size, step_size_at), _schedule(noise_std, noise_std_at),
         _schedule(beta, beta_at), _schedule(persistence, persistence_at), *_shape(x), ENERGIES.index(energy_kind),
         list(integers), TRANSITIONS.index(transition), steps, thin, count, leapfrogs, carried, finish, flip, noise_first, guard,
-        list(numbers), seed & WORD, step & WORD, chain_offset,
+        list(numbers), seed & WORD, step & WORD, chain_offset, threads(),
     )  # fmt: skip
