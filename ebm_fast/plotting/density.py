@@ -32,7 +32,7 @@ def density_2d(
     Args:
         energy: (n, 2) -> (n,); evaluated without gradients on ``resolution``² points in the dtype and on the
             device of ``samples`` or ``paths`` (float32 on the CPU without either).
-        samples: (n, 2) or None; those outside the window are not shown.
+        samples: (..., 2) or None, such as ``run.samples`` or ``run.final``; those outside the window are not shown.
         limits: ((x low, x high), (y low, y high)).
         temperature: T, above 0.
         resolution: cells along each side.
@@ -42,8 +42,9 @@ def density_2d(
     Raises:
         TypeError, ValueError: an argument, or what ``energy`` returns, is not as described.
     """
-    _check_samples(samples, "samples", 2, 2, "(n, 2)")
-    _check_samples(paths, "paths", 3, 2, "(T, m, 2)")
+    samples = _rows(samples, "samples", 2, "(n, 2) or (..., 2)")
+    if paths is not None and _rows(paths, "paths", 2, "(T, m, 2)") is not None and paths.ndim != 3:
+        raise ValueError(f"paths: expected shape (T, m, 2), got {tuple(paths.shape)}")
     if len(limits) != 2 or any(len(side) != 2 or not side[0] < side[1] for side in limits):
         raise ValueError(f"limits: expected ((low, high), (low, high)) with low < high, got {limits}")
     if resolution < 2:
@@ -101,7 +102,7 @@ def density_1d(
     Args:
         energy: (n, 1) -> (n,); evaluated without gradients on ``resolution`` points in the dtype and on the device of
             ``samples`` (float32 on the CPU without samples).
-        samples: (n,), (n, 1) or None; the histogram is of those inside the window.
+        samples: (n,), (..., 1) or None, such as ``run.samples``; the histogram is of those inside the window.
         limits: (low, high).
         temperature: T, above 0.
         resolution: cells of the curve.
@@ -113,7 +114,7 @@ def density_1d(
     """
     if isinstance(samples, torch.Tensor) and samples.ndim == 1:
         samples = samples.unsqueeze(1)
-    _check_samples(samples, "samples", 2, 1, "(n,) or (n, 1)")
+    samples = _rows(samples, "samples", 1, "(n,) or (..., 1)")
     if len(limits) != 2 or not limits[0] < limits[1]:
         raise ValueError(f"limits: expected (low, high) with low < high, got {limits}")
     for value, name, least in ((resolution, "resolution", 2), (bins, "bins", 1)):
@@ -129,7 +130,7 @@ def density_1d(
         label = f"{samples.numel():,} samples"
         axes.hist(inside.numpy(), bins=bins, range=limits, density=len(inside) > 0, color=_RED, alpha=0.45, label=label)
     axes.plot(xs.numpy(), density.numpy(), color="#1f4e79", linewidth=1.6, label="exact density")
-    axes.set(xlim=limits, ylim=(0.0, None), xlabel="x", ylabel="density within the window")
+    axes.set(xlim=limits, ylim=(0.0, None), xlabel="x", ylabel="density")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     if title:
@@ -137,13 +138,15 @@ def density_1d(
     return figure
 
 
-def _check_samples(samples: Any, name: str, ndim: int, last: int, wanted: str) -> None:
+def _rows(samples: Any, name: str, size: int, wanted: str) -> torch.Tensor | None:
+    """(..., size) as (n, size)."""
     if samples is None:
-        return
+        return None
     if not isinstance(samples, torch.Tensor):
         raise TypeError(f"{name}: expected a tensor or None, got {type(samples).__name__}")
-    if samples.ndim != ndim or samples.shape[-1] != last:
+    if samples.ndim < 2 or samples.shape[-1] != size:
         raise ValueError(f"{name}: expected shape {wanted}, got {tuple(samples.shape)}")
+    return samples.reshape(-1, size)
 
 
 def _cells(low: float, high: float, count: int) -> torch.Tensor:

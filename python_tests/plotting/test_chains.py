@@ -77,6 +77,19 @@ def test_pictures_are_drawn_into_given_axes():
         np.testing.assert_allclose(np.concatenate(right.lines[2 * chain + 1].get_data()), paths[0, chain])
 
 
+def test_densities_take_what_a_run_recorded():
+    def dots(samples: torch.Tensor) -> np.ndarray:
+        return density_2d(lambda x: x.square().sum(1), samples).axes[0].collections[0].get_offsets().data
+
+    samples = torch.randn(5, 7, 2)
+    np.testing.assert_allclose(dots(samples), samples.reshape(-1, 2))
+
+    def heights(samples: torch.Tensor) -> list[float]:
+        return [bar.get_height() for bar in density_1d(lambda x: x[:, 0].square(), samples).axes[0].patches]
+
+    assert heights(samples[..., :1]) == heights(samples[..., 0].flatten())
+
+
 def zero(x: torch.Tensor) -> torch.Tensor:
     return x.sum(1)
 
