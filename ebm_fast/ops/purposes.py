@@ -18,6 +18,8 @@ PURPOSES = {
     "shuffle": 12,
     "jitter": 13,
     "proposal_uniform": 14,
+    "noise_model": 15,
+    "noise_choice": 16,
 }
 
 
