@@ -20,6 +20,7 @@ PURPOSES = {
     "proposal_uniform": 14,
     "noise_model": 15,
     "noise_choice": 16,
+    "initial_momentum": 17,
 }
 
 
