@@ -1,8 +1,18 @@
 """ebm_fast: a fast sampling engine for energy-based models, p(x) proportional to exp(-E(x)/T)."""
 
-from . import diagnostics, energies, engine, models, objectives, ops, samplers, testing, training
+from . import diagnostics, energies, engine, models, noise, objectives, ops, samplers, testing, training
 from .engine import ChainState, Interrupted, Run, sample
-from .objectives import ContrastiveDivergence, PersistentCD, ShortRunMLE
+from .objectives import (
+    NCE,
+    AdaptiveBregman,
+    AdaptiveNCE,
+    BregmanRatioMatching,
+    ConditionalNCE,
+    ContrastiveDivergence,
+    PersistentCD,
+    RankingNCE,
+    ShortRunMLE,
+)
 from .ops import BackendError, use_backend
 from .samplers import (
     GHMC,
@@ -28,11 +38,16 @@ __all__ = [
     "GHMC",
     "HMC",
     "MALA",
+    "NCE",
     "Adaptation",
+    "AdaptiveBregman",
+    "AdaptiveNCE",
     "AnnealedLangevin",
     "BackendError",
+    "BregmanRatioMatching",
     "ChEES",
     "ChainState",
+    "ConditionalNCE",
     "ContrastiveDivergence",
     "IndependenceMetropolis",
     "Interrupted",
@@ -40,6 +55,7 @@ __all__ = [
     "MetropolisHastings",
     "PersistentCD",
     "RandomWalkMetropolis",
+    "RankingNCE",
     "ReplayBuffer",
     "ReplicaExchange",
     "Run",
@@ -53,6 +69,7 @@ __all__ = [
     "engine",
     "langevin_",
     "models",
+    "noise",
     "objectives",
     "ops",
     "sample",

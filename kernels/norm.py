@@ -12,7 +12,7 @@ from .philox import WIDE_FROM, on_device_of
 def norm_kernel(x, out, chains, dim, INDEX: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(INDEX) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float64)
-    at = 0
+    at = 0 * dim  # as wide as it
     while at < dim:  # `range` over a run-time end breaks the interpreter of Triton <= 3.6 under numpy >= 2.4
         column = at + tl.arange(0, COLUMNS)
         mask = (row < chains)[:, None] & (column < dim)[None, :]

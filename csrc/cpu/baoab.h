@@ -14,7 +14,6 @@ public:
         : p(params),
           key(make_counter(params.stream)),
           keys(key.keys),
-          kicks(broadcast<V>(params.kicks)),
           coefficients({params.kick, params.drift, params.persistence, params.noise_std}, params.scale, params.dim,
                        params.active) {}
 
@@ -30,7 +29,7 @@ public:
         T* position = static_cast<T*>(p.x) + from;
         V x = get<PART>(position, n), q = get<PART>(momentum, n);
         const V z = __builtin_convertvector(get<PART>(noise + i, n), V);
-        baoab_update(x, q, get<PART>(static_cast<const T*>(p.grad) + from, n), z, {kicks * c[0], c[1], c[2], c[3]});
+        baoab_update(x, q, get<PART>(static_cast<const T*>(p.grad) + from, n), z, {c[0], c[1], c[2], c[3], p.kicks});
         put<PART>(position, x, n);
         put<PART>(momentum, q, n);
     }
@@ -39,7 +38,6 @@ private:
     const BaoabParams& p;
     const Counter key;
     const KeyTable keys;
-    const V kicks;
     Coefficients<T, 4, 2> coefficients;
     alignas(64) float noise[TILE + SURPLUS];
 };

@@ -22,8 +22,9 @@ __global__ void __launch_bounds__(THREADS) baoab_kernel(const BaoabParams p) {
         float z[4];
         words_of(key, at.chain, at.block, w);
         normals_of(w, z);
-        const T kick = value_of<T>(p.kick, at.chain) * T(p.kicks), drift = value_of<T>(p.drift, at.chain);
+        const T kick = value_of<T>(p.kick, at.chain), drift = value_of<T>(p.drift, at.chain);
         BaoabCoefficients<T> c;
+        c.kicks = p.kicks;
         c.persistence = value_of<T>(p.persistence, at.chain), c.noise_std = value_of<T>(p.noise_std, at.chain);
         for (int k = 0; k < 4; ++k) {
             c.kick = kick * sigma[k], c.drift = drift * sigma[k];

@@ -313,7 +313,8 @@ def bfmi(hamiltonians: Tensor) -> Tensor:
     Args:
         hamiltonians: (draws, chains), energy plus kinetic energy, such as run.stats.hamiltonian.
 
-    NaN with fewer than 2 draws.
+    NaN with fewer than 2 draws. Meant for momenta that are drawn afresh before every draw: thinning raises it, momenta that
+    persist lower it.
 
     Source: Betancourt 2016, "Diagnosing suboptimal cotangent disintegrations in Hamiltonian Monte Carlo".
     """

@@ -40,7 +40,8 @@ class Summary(Mapping[str, Tensor]):
 
     Attributes:
         draws, chains: of the samples.
-        acceptance, divergences, bfmi: (n,) per chain, None where the run has none.
+        acceptance, divergences, bfmi: (n,) per chain, None where the run has none; bfmi also where the momentum persists from
+            step to step (GHMC, underdamped dynamics).
         warnings: what is wrong, in words; empty if nothing was found.
     """
 
@@ -133,6 +134,8 @@ def summary(run: Any) -> Summary:
     check_samples(samples)
     values = by_element(samples, _all_columns)
     hamiltonian = getattr(stats, "hamiltonian", None)
+    if "momentum" in getattr(getattr(run, "state", None), "extra", {}):
+        hamiltonian = None  # a momentum that persists changes the energy slowly by design: E-BFMI says nothing of it
     found = Summary(
         dict(zip(COLUMNS, values)),
         draws=samples.shape[0],

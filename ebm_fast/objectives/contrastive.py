@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -135,7 +135,8 @@ class ContrastiveDivergence:
 
         # One pass over both halves: fewer, larger kernels.
         both = {name: torch.cat([value, value]) for name, value in condition.items()}
-        energies = self.energy(torch.cat([data, samples]), **both)
+        states = torch.cat([data, samples])
+        energies = self.energy(states, **both)
         if tuple(energies.shape) != (2 * len(data),):
             raise ValueError(
                 f"energy: expected one energy a state, ({2 * len(data)},), got {tuple(energies.shape)}"
@@ -144,13 +145,14 @@ class ContrastiveDivergence:
         self._require_finite(batch=data, samples=samples, energy_data=e_data, energy_samples=e_model)
         self._keep(samples)
 
-        loss = contrastive_divergence_loss(e_data, e_model, energy_l2=self.energy_l2)
+        loss, added = self._contrast(e_data, e_model, states, both)
         e_data, e_model = e_data.detach().mean(), e_model.detach().mean()
         metrics = {
             "energy_data": e_data,
             "energy_samples": e_model,
             "gap": e_model - e_data,
             "grad_norm": strength.mean(),
+            **added,
         }
         if self.kl_weight:
             kl = frozen_energy(self.energy, last, condition).mean()
@@ -161,13 +163,31 @@ class ContrastiveDivergence:
         self.iteration += 1
         return loss, metrics
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What an optimiser is to train: the parameters of the energy, where that is a module."""
+        return self.energy.parameters() if isinstance(self.energy, nn.Module) else iter(())
+
+    def _contrast(
+        self,
+        e_data: Tensor,  # (n,)
+        e_model: Tensor,  # (n,)
+        states: Tensor,  # (2n, *event), data first
+        condition: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of energies of data and samples, and metrics of its own."""
+        return contrastive_divergence_loss(e_data, e_model, energy_l2=self.energy_l2), {}
+
+    def _chain_energy(self) -> Callable[..., Tensor]:
+        """The energy that the chains run on."""
+        return self.energy
+
     def _sample(self, x: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The ends of the chains, the same as a differentiable function of the parameters, gradient strengths."""
         first, count = self.iteration * self.num_steps, self.num_steps - self.improved
         strength = torch.zeros(len(x), device=x.device)
         if count:
             norms = engine.run_(
-                self.energy,
+                self._chain_energy(),
                 self.sampler,
                 x,
                 num_steps=count,

@@ -18,6 +18,9 @@ PURPOSES = {
     "shuffle": 12,
     "jitter": 13,
     "proposal_uniform": 14,
+    "noise_model": 15,
+    "noise_choice": 16,
+    "initial_momentum": 17,
 }
 
 

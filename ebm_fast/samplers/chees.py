@@ -87,12 +87,13 @@ class ChEESAdapter(Adapter):
         state = transition.state
         extra, n = state.extra, state.x.shape[0]
         weight = transition.counters[:, 3]
-        before = extra["chees_before"].view(n, -1).double()
-        proposed = transition.proposal.view(n, -1).double()
-        kick = transition.coefficients(age)["half"]
-        scale = transition.scale()
+        kick, scale = transition.coefficients(age)["half"], transition.scale()
+        # In whitened coordinates, x / sigma: else the element of the widest scale alone decides.
+        sigma = 1.0 if scale is None else scale.view(-1).double()
+        before = extra["chees_before"].view(n, -1).double() / sigma
+        proposed = transition.proposal.view(n, -1).double() / sigma
         velocity = transition.momentum - kick * (transition.end_grad if scale is None else scale * transition.end_grad)
-        velocity = (velocity if scale is None else velocity * scale).view(n, -1).double()
+        velocity = velocity.view(n, -1).double()
         finite = torch.isfinite(proposed).all(1) & torch.isfinite(velocity).all(1) & (weight > 0)
         weight = weight * finite
         total = weight.sum().clamp(min=1e-10)
@@ -101,7 +102,8 @@ class ChEESAdapter(Adapter):
         apart, apart_before = proposed - centre, before - before.mean(0)
         change = apart.square().sum(1) - apart_before.square().sum(1)
         length = halton(age) * extra["trajectory_length"]
-        slope = (weight * change * (apart * velocity).sum(1)).sum() / total * length
+        # Over all chains: trajectories that blew up would count in full if the few left were weighted to 1.
+        slope = (weight * change * (apart * velocity).sum(1)).sum() / n * length
         log, average, second, count = extra["chees"]
         count.add_(1.0)
         second.lerp_(slope.square(), 1.0 - _BETA2)
@@ -113,6 +115,16 @@ class ChEESAdapter(Adapter):
         extra["trajectory_length"] = log.exp()
         super().update(transition, age)
         extra["chees_before"].copy_(state.x)
+
+    def _set_mass(self, state: ChainState, transition: Any) -> None:
+        """The first mass matrix changes the unit of time, and the criterion of a Gaussian has a maximum every half period: the
+        search starts anew from one standard deviation, below the first of them."""
+        extra = state.extra
+        first = "scale" not in extra
+        super()._set_mass(state, transition)
+        if first:
+            extra["chees"].zero_()
+            extra["trajectory_length"] = torch.ones_like(extra["trajectory_length"])
 
     def freeze(self, transition: Any) -> None:
         super().freeze(transition)

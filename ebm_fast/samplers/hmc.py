@@ -343,7 +343,7 @@ class GHMCTransition(HMCTransition):
             raise ValueError("GHMC takes a diagonal inverse_mass, a tensor like an event")
         if "momentum" not in state.extra:
             start = torch.empty_like(state.x)
-            state.extra["momentum"] = normal_(start, purpose="init", **self.counter(0)) if start.numel() else start
+            state.extra["momentum"] = normal_(start, purpose="initial_momentum", **self.counter(0)) if start.numel() else start
         self.momentum = state.extra["momentum"]
         self._before = torch.empty_like(state.x)
 

@@ -83,7 +83,7 @@ class UnderdampedTransition(Transition):
             counter: dict[str, Any] = {"rng": rng} if rng is not None else {"seed": state.seed, "step": state.step}
             p = torch.zeros_like(x)
             if x.numel():
-                normal_(p, purpose="init", chain_offset=state.chain_offset, backend=backend, **counter)
+                normal_(p, purpose="initial_momentum", chain_offset=state.chain_offset, backend=backend, **counter)
                 start = at_age(sampler.temperature, "temperature", state.age)
                 p *= start.sqrt().view(-1, *[1] * (x.ndim - 1)) if isinstance(start, Tensor) and start.ndim else math.sqrt(start)
                 e, g = energy.value_and_grad(x)

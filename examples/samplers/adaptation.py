@@ -50,27 +50,27 @@ def picture() -> Figure:
     samplers = {
         "Adaptation()": ef.HMC(0.1, 20, leapfrog_jitter=True, adapt=ef.Adaptation()),
         'Adaptation(mass="diagonal")': ef.HMC(0.1, 20, leapfrog_jitter=True, adapt=ef.Adaptation(mass="diagonal")),
-        "ChEES()": ef.HMC(0.1, 20, adapt=ef.ChEES()),
+        'ChEES(mass="diagonal")': ef.HMC(0.1, 20, adapt=ef.ChEES(mass="diagonal")),
     }
     for place, (name, sampler) in enumerate(samplers.items()):
-        if place < 2:
-            rows = warm_up(energy, sampler, x0)
-            steps.plot(rows[:, 0], color=f"C{place}", label=name)
-            accepted.plot(rows[:, 1].unfold(0, 10, 10).mean(1).repeat_interleave(10), color=f"C{place}", label=name)
+        rows = warm_up(energy, sampler, x0)
+        steps.plot(rows[:, 0], color=f"C{place}", label=name)
+        accepted.plot(rows[:, 1].unfold(0, 10, 10).mean(1).repeat_interleave(10), color=f"C{place}", label=name)
         warm = ef.sample(energy, sampler, x0, num_steps=0, warmup=WARMUP, seed=0)
         energy.gradients = 0
         run = ef.sample(energy, sampler, resume=warm.state, num_steps=200)
         ess = 1000 * diagnostics.ess(run.samples).min().item() / energy.gradients
         worth.barh(2 - place, ess, color=f"C{place}", height=0.6)
         worth.annotate(f" {ess:.1f}", (ess, 2 - place), va="center")
-    for place, num_leapfrog in enumerate((1, 20, 200)):
-        rows = warm_up(energy, ef.HMC(0.03, num_leapfrog, adapt=ef.ChEES()), x0)
-        lengths.plot(rows[:, 2], color=f"C{2 + place}", label=f"num_leapfrog={num_leapfrog}")
+    for place, num_leapfrog in enumerate((1, 100)):
+        for mass, style in ((None, "-"), ("diagonal", "--")):
+            rows = warm_up(energy, ef.HMC(0.05, num_leapfrog, adapt=ef.ChEES(mass=mass)), x0)
+            lengths.plot(rows[:, 2], style, color=f"C{3 + place}", label=f"from {0.05 * num_leapfrog:g}, mass={mass!r}")
     steps.set(yscale="log", ylabel="step size", xlabel="step of the warm-up", title="step size")
-    steps.legend(frameon=False)
+    accepted.legend(frameon=False, loc="lower right")
     accepted.set(ylabel="mean over 10 steps, 64 chains", xlabel="step of the warm-up", title="acceptance", ylim=(0, 1))
-    lengths.set(ylabel="trajectory length", xlabel="step of the warm-up", title="trajectory length of ChEES() from three starts")
-    lengths.legend(frameon=False)
+    lengths.set(ylabel="trajectory length", xlabel="step of the warm-up", title="trajectory length of ChEES from two starts")
+    lengths.legend(frameon=False, loc="center right")
     worth.set(yticks=[2, 1, 0], yticklabels=list(samplers), xlabel="smallest ESS per 1000 gradients", title="after the warm-up")
     worth.set_xlim(right=1.15 * worth.get_xlim()[1])
     for axes in figure.axes:

@@ -124,6 +124,26 @@ def test_a_run_of_the_engine():
         ef.sample(lambda x: x.square().sum(1) / 2, ef.Langevin(0.1), torch.randn(2, 2), num_steps=3, record=False).summary()
 
 
+@pytest.mark.parametrize(("sampler", "judged"), [(ef.HMC(0.5, 3), True), (ef.GHMC(0.1), False)])
+def test_the_energy_of_a_momentum_that_persists_is_not_judged(sampler, judged):
+    target = ef.energies.Gaussian(torch.zeros(3), precision=torch.ones(3))
+    run = ef.sample(target, sampler, torch.zeros(8, 3), num_steps=300, seed=1)
+    assert run.stats.hamiltonian is not None
+    assert (D.summary(run).bfmi is not None) == judged
+    assert not any("E-BFMI" in text for text in D.summary(run).warnings)
+
+
+def test_on_the_device(device):
+    x = torch.randn(50, 4, 3, dtype=torch.float64)
+    x[:, 1, 2] += 1.0
+    there, here = D.summary(x.to(device)), D.summary(x)
+    for name in COLUMNS:
+        assert there[name].device.type == device
+        torch.testing.assert_close(there[name].cpu(), here[name], rtol=1e-9, atol=1e-12)
+    assert str(there) == str(here)
+    torch.testing.assert_close(D.mcse(x.to(device), "quantile").cpu(), D.mcse(x, "quantile"))
+
+
 def test_arviz_accepts_the_export():
     run = made(
         event=(2, 3), acceptance=torch.rand(4), divergences=torch.tensor([0, 2, 0, 0]), hamiltonian=torch.randn(400, 4).double(),

@@ -98,7 +98,5 @@ extern "C" const char* cudaGetErrorString(cudaError_t) { return ""; }
 extern "C" int run(const ebm_fast::PARAMS* p) {
     try {
         return ebm_fast::LAUNCH(*p, 0), 0;
-    } catch (const std::exception&) {
-        return 1;
-    }
+    } catch (const std::exception&) { return 1; }
 }

@@ -38,6 +38,7 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "kick alone": {"drift": 0.0},
         "scaled": {"scale": True},
         "steps on the device": {"kick_at": "0", "drift_at": "0"},
+        "a step a chain": {"drift_at": "n"},
         "all": {"scale": True, "kick_at": "n", "drift_at": "n"},
     },
     "baoab_": {
@@ -182,15 +183,16 @@ def test_what_is_not_finite_is_rejected_and_counted(dtype, op, device):
     new = torch.tensor([nan, INF, -INF, -99.0, -99.0, 0.0, INF, -99.0, 0.0], dtype=dtype, device=device)
     momentum = torch.zeros(9, 3, dtype=dtype, device=device)
     momentum[3, 1], momentum[4, 2] = nan, INF
-    form = {"momentum": True, "momentum_before": True, "counters": True, "kick": 0.0}
+    form = {"momentum": True, "momentum_before": True, "counters": True, "kick": 0.0, "max_error": INF}
     after = check(op, "metropolis_", form, (9, 3), dtype, device, energy=old, proposal_energy=new, momentum=momentum,
                   counters=torch.zeros(9, 5, dtype=torch.float64, device=device))  # fmt: skip
     assert after["counters"][:, 1].tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0]
-    assert after["counters"][:, 2].tolist() == [1, 1, 1, 1, 1, 0, 1, 1, 1]
+    assert after["counters"][:, 2].tolist() == [1, 1, 1, 1, 1, 0, 1, 1, 0]
     assert after["counters"][:, 3].tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0]
-    pairs = check(op, "swap_", {"counters": True}, (2, 1), dtype, device, energy=torch.stack((old[:5], new[4:])),
-                  counters=torch.zeros(2, 4, 2, dtype=torch.float64, device=device))  # fmt: skip
-    assert pairs["counters"].isfinite().all()
+    energy = torch.tensor([[0.0, -INF, 0.0, nan, 0.0], [INF, 0.0, 0.0, INF, 0.0], [-INF, -INF, nan, 0.0, 0.0]], dtype=dtype)
+    pairs = check(op, "swap_", {"counters": True}, (3, 1), dtype, device, energy=energy.to(device),
+                  counters=torch.zeros(3, 4, 2, dtype=torch.float64, device=device))  # fmt: skip
+    assert not pairs["counters"].any()
 
 
 def test_events_without_elements_still_change_their_energies(op, device):

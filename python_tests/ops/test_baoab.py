@@ -125,3 +125,16 @@ def test_opcheck(form, device):
     args = (*(case[name] for name in ("x", "momentum", "grad", "scale", "active")), *at, None, 0.1, 0.2, 0.9, 0.4, 2, 3, 1, 2, 3,
             "auto")  # fmt: skip
     torch.library.opcheck(torch.ops.ebm_fast.baoab_.default, args)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_two_kicks_are_one_after_the_other(backend, device, dtype):
+    """Bit for bit: the last half kick of a step may ride on the first of the next, or not."""
+    x, p, grad = (ef.ops.normal_(torch.empty(7, 9, device=device), seed=s).to(dtype) for s in (1, 2, 3))
+    y, q = x.clone(), p.clone()
+    settings = {"drift": 0.1, "persistence": 0.8, "noise_std": 0.6, "seed": 4, "backend": backend}
+    ef.ops.baoab_(x, p, grad, kick=0.07, kicks=2, **settings)
+    ef.ops.leapfrog_(y, q, grad, kick=0.07, drift=0.0, backend=backend)
+    ef.ops.baoab_(y, q, grad, kick=0.07, **settings)
+    assert torch.equal(x, y)
+    assert torch.equal(p, q)

@@ -255,3 +255,8 @@ def test_read_only_memory_is_refused(tmp_path):
             ef.langevin_(locked, lambda x: x.square().sum(1), num_steps=1, step_size=0.1, backend=backend)
     ours = torch.from_numpy(np.zeros((4, 4), np.float32))
     assert ef.ops.normal_(ours, seed=0).abs().sum() > 0
+
+
+def test_no_two_purposes_share_numbers():
+    assert len(set(ef.ops.PURPOSES.values())) == len(ef.ops.PURPOSES)
+    assert all(0 <= tag < 256 for tag in ef.ops.PURPOSES.values())

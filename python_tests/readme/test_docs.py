@@ -60,7 +60,7 @@ def test_a_page_has_its_parts(page):
     text = PAGES[page]
     parts = re.findall(r"^## (\w+)", text, flags=re.M)
     assert parts == ["When", "Example", "Knobs", "Cost", "Pitfalls"]
-    assert text.rstrip().rpartition("\n")[2].startswith("Source: ")
+    assert text.rstrip().rpartition("\n\n")[2].startswith("Source: ")
     assert f"](../images/samplers/{page}.png)" in text
     assert f"](../../examples/samplers/{page}.py)" in text
     assert re.search(r"^```python\n.*^```", text, flags=re.M | re.S)

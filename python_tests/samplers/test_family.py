@@ -292,3 +292,14 @@ def test_bad_settings(make, kind, message):
 def test_bad_starts(sampler, x0, kind, message):
     with pytest.raises(kind, match=message):
         ef.sample(bowl, sampler, x0, num_steps=2, warmup=2, seed=0)
+
+
+@pytest.mark.parametrize("sampler", [ef.GHMC(0.1), ef.UnderdampedLangevin(0.1)], ids=["ghmc", "underdamped"])
+def test_first_momenta_are_unrelated_to_exact_draws_of_the_same_seed(sampler):
+    x0 = ef.energies.Gaussian(torch.zeros(4), variance=torch.ones(4)).sample(2_000, seed=5).float()
+    state = sampler.init(bowl, x0, seed=5)
+    transition = sampler.transition(
+        ef.engine.EnergyFunction(bowl), state, backend=None, guard=False, track=False, rng=None
+    )
+    correlation = (transition.state.extra["momentum"] * x0).mean()
+    assert abs(float(correlation)) < 5.6 / 8_000**0.5

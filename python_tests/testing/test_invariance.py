@@ -167,6 +167,15 @@ def test_sampler_and_energy_of_the_package():
     assert again == result
 
 
+def test_on_the_device(device):
+    def exact(n):
+        return torch.randn(n, 8, device=device)
+
+    invariance_test(autoregressive(), exact, n=1000, energy=normal_energy).check()
+    reversibility_test(autoregressive(), exact, n=1000).check()
+    assert invariance_test(autoregressive(noise=1.3), exact, n=5000).p_value < 1e-9
+
+
 def test_the_callers_generator_is_left_alone():
     torch.manual_seed(3)
     wanted = torch.rand(2)
