@@ -42,15 +42,16 @@ HD inline V exp(V x) {
     return p * bits_to_float((half + 127) << 23) * bits_to_float((k - half + 127) << 23);
 }
 
-// e^x for x <= 0 where results below 2^-126 may be 0: weights, which are added to something of order one
+// 2^x for x <= 0, to 2 units in the last place; 2^-125 below that: weights, which are added to something of order one
 template <class V>
-HD inline V exp_weight(V x) {
-    typename Bits<V>::type k;
-    V r;
-    x = x < broadcast<V>(-87.33f) ? broadcast<V>(-200.0f) : x;
-    split_exponent(x, k, r);
-    const V p = fma(r * r, exp_tail(r), r) + broadcast<V>(1.0f);
-    return select(k >= -126, p * bits_to_float((k + 127) << 23), broadcast<V>(0.0f));
+HD inline V exp2_weight(V x) {
+    constexpr float coefficient[] = {1.0f,           0.693147182f,   0.240226507f,   0.0555035695f,
+                                     0.00961808302f, 0.00133908633f, 0.000154531634f};
+    const V magic = broadcast<V>(0x1.8p23f);
+    x = x < broadcast<V>(-125.0f) ? broadcast<V>(-125.0f) : x;
+    const V t = x + magic;
+    const V p = horner(coefficient, x - (t - magic));
+    return bits_to_float(float_to_bits(p) + (float_to_bits(t) << 23));
 }
 
 // ln(1 + f) + e ln 2, f in [sqrt(1/2) - 1, sqrt(2) - 1]

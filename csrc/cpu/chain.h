@@ -40,6 +40,7 @@ inline int64_t packed_size(const ChainParams& c) {
         case EnergyKind::gaussian_dense: return GaussianDense::packed_size(view);
         case EnergyKind::logistic_regression: return LogisticRegression::packed_size(view);
         case EnergyKind::mlp: return Mlp::packed_size(view);
+        case EnergyKind::mixture: return Mixture::packed_size(view);
         default: return 0;
     }
 }
@@ -49,6 +50,7 @@ inline void pack_parameters(const ChainParams& c, float* out) {
         case EnergyKind::gaussian_dense: return GaussianDense::pack(view, out);
         case EnergyKind::logistic_regression: return LogisticRegression::pack(view, out);
         case EnergyKind::mlp: return Mlp::pack(view, out);
+        case EnergyKind::mixture: return Mixture::pack(view, out);
         default: return;
     }
 }
@@ -374,7 +376,7 @@ inline void math_range(int function, const float* x, float* y, int64_t n) {
             case 4: value = tanh(a); break;
             case 5: softplus(a, value, other); break;
             case 6: value = sigmoid(a); break;
-            default: value = exp_weight(a); break;
+            default: value = exp2_weight(a); break;
         }
         n - i >= W ? store(y + i, value) : store_part(y + i, value, n - i);
     }

@@ -312,6 +312,19 @@ def test_vector_functions_over_the_whole_range_of_float32(function, isa):
     assert torch.equal(y[other].nan_to_num(0.0, 1.0, -1.0), rounded[other].nan_to_num(0.0, 1.0, -1.0))
 
 
+def test_powers_of_two_as_weights(isa):
+    """exp2_weight: 2^x on [-125, 0] to 2 units in the last place, no less than 2^-125 below, NaN stays."""
+    x = torch.cat([torch.linspace(-125.0, 0.0, 400_001), torch.tensor([-126.0, -1e30, -math.inf, math.nan])])
+    y = torch.empty_like(x)
+    module = native()
+    assert module is not None
+    module.math_cpu(7, x.data_ptr(), y.data_ptr(), x.numel())
+    exact = torch.exp2(x[:-4].double())
+    assert ((y[:-4].double() - exact).abs() / exact).max().item() <= 2 * 2.0**-23
+    assert y[-4:-1].tolist() == [2.0**-125] * 3
+    assert y[-1].isnan()
+
+
 def test_the_stationary_law_of_a_long_run():
     """Dense Gaussian, 4000 chains from the exact law, 200 HMC proposals: variances along the axes of P within 4.9 standard errors
     (1e-6 two-sided; sd of a variance sqrt(2 / 4000) = 2.2 %), so that an error of 15 % is seen with probability 0.97 an axis."""

@@ -56,9 +56,18 @@ struct GaussianDense {
     }
 };
 
-// E = -log sum_m exp(c_m - 1/2 sum_d a_md (x_d - mu_md)^2);  parameters c(M), mu(M d), a(M d); M = n0
+// E = -log sum_m exp(c_m - 1/2 sum_d a_md (x_d - mu_md)^2);  parameters c(M), mu(M d), a(M d); M = n0.
+// Packed for powers of two: c log2 e, mu, -1/2 a log2 e.
 struct Mixture {
     static constexpr int BLOCK = 4;        // components side by side
+    static int64_t packed_size(const EnergyView& q) { return static_cast<int64_t>(q.n0()) * (1 + 2 * q.dim); }
+    static void pack(const EnergyView& q, float* out) {
+        constexpr double LOG2_E = 1.4426950408889634;
+        const int64_t components = q.n0(), numbers = components * q.dim;
+        for (int64_t i = 0; i < components; ++i) *out++ = static_cast<float>(q.p[i] * LOG2_E);
+        for (int64_t i = 0; i < numbers; ++i) *out++ = q.p[components + i];
+        for (int64_t i = 0; i < numbers; ++i) *out++ = static_cast<float>(q.p[components + numbers + i] * (-0.5 * LOG2_E));
+    }
     static HD int64_t scratch(const EnergyView& q) { return q.n0(); }
     template <class V, int G, int MODE>
     static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V* weight) {
@@ -72,16 +81,16 @@ struct Mixture {
         for (; m < components; ++m) log_densities<V, G, 1>(c, mu, a, dim, x, m, weight, top);
         for (m = 0; m < components; ++m) EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
-            const V w = exp_weight(weight[m * G + g] - top[g]);
+            const V w = exp2_weight(weight[m * G + g] - top[g]);
             weight[m * G + g] = w;
             total[g] = total[g] + w;
         }
         if constexpr (MODE & VALUE) EBM_FAST_UNROLL
-        for (int g = 0; g < G; ++g) energy[g] = -(top[g] + log(total[g]));
+        for (int g = 0; g < G; ++g) energy[g] = fma(broadcast<V>(-0.693147181f), top[g], -log(total[g]));
         if constexpr (MODE & GRAD) {
             V share[G];
             EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) share[g] = broadcast<V>(1.0f) / total[g];
+            for (int g = 0; g < G; ++g) share[g] = broadcast<V>(-1.38629436f) / total[g];      // -2 ln 2
             int i = 0;
             for (; i + 2 <= dim; i += 2) pull<V, G, 2>(mu, a, components, dim, x, i, weight, share, grad);
             for (; i < dim; ++i) pull<V, G, 1>(mu, a, components, dim, x, i, weight, share, grad);
@@ -91,7 +100,10 @@ struct Mixture {
     template <class V, int G, int N>
     static HD void log_densities(const float* c, const float* mu, const float* a, int dim, const V* x, int m, V* out,
                                  V (&top)[G]) {
-        V sum[N][G] = {};
+        V sum[N][G];
+        EBM_FAST_UNROLL
+        for (int j = 0; j < N; ++j) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) sum[j][g] = broadcast<V>(c[m + j]);
         for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
         for (int j = 0; j < N; ++j) {
             const V centre = broadcast<V>(mu[(m + j) * dim + i]), precision = broadcast<V>(a[(m + j) * dim + i]);
@@ -104,7 +116,7 @@ struct Mixture {
         EBM_FAST_UNROLL
         for (int j = 0; j < N; ++j) EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
-            const V value = fma(broadcast<V>(-0.5f), sum[j][g], broadcast<V>(c[m + j]));
+            const V value = sum[j][g];
             out[(m + j) * G + g] = value;
             top[g] = value > top[g] ? value : top[g];
         }
