@@ -171,11 +171,13 @@ class NCE(NoiseObjective):
     """L = E_data softplus(log nu - r) + nu E_noise softplus(r - log nu), r = log p_theta - log p_n.
 
     The cross-entropy of telling data from nu times as much noise.
+
     `objective(batch)` returns (loss, metrics); batch is x (n, *event), or (x, y) for an energy E(x, y=labels), whose noise
     gets the labels of its data. `num_noise` is nu, a whole number. Its minimum over all normalised and unnormalised models
     is the data's density itself: the energy then normalises itself (`log_z=None`), or `log_z=0.0` learns log Z beside it.
-    metrics: energies and log ratios of data and noise, `accuracy` (of r > 0, data and noise weighed alike), `log_z`. An infinite `noise_log_prob_of_batch`
-    means data where the noise has density 0. Source: Gutmann and Hyvarinen 2010, 2012; thesis (2.13).
+    metrics: energies and log ratios of data and noise, `accuracy` (of r > 0, data and noise weighed alike), `log_z`.
+    FloatingPointError on `noise_log_prob_of_batch` means data where the noise has density 0.
+    Source: Gutmann and Hyvarinen 2010, 2012; thesis (2.13).
     """
 
     def _contrast(self, r_data: Tensor, r_noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -21,6 +21,7 @@ PURPOSES = {
     "noise_model": 15,
     "noise_choice": 16,
     "initial_momentum": 17,
+    "noise_level": 18,
 }
 
 

@@ -34,7 +34,7 @@ def picture() -> Figure:
     paths[0].set_ylabel("momentum")
     decay.set(xlabel="lag (steps)", ylabel="autocorrelation", title="autocorrelation of x", ylim=(-1, 1))
     spread.set(xlabel="lag (steps)", title="autocorrelation of x², the energy", ylim=(-1, 1))
-    spread.legend(frameon=False)
+    spread.legend(frameon=False, loc="lower right")
     for axes in (decay, spread):
         axes.axhline(0.0, color="black", linewidth=0.8, linestyle=":")
         axes.spines[["top", "right"]].set_visible(False)

@@ -34,7 +34,7 @@ def picture() -> Figure:
     right.plot(steps, variances, "o", color="#d1495b", label="variance of the chain")
     right.axhline(1.0, color="black", linewidth=0.8, linestyle=":", label="variance of the target")
     right.set(xlabel="step size s", ylabel="variance", title="bias on N(0, 1)", xlim=(0.0, 1.5), ylim=(0.8, 4.0))
-    right.legend(frameon=False)
+    right.legend(frameon=False, loc="upper left")
     right.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -37,7 +37,7 @@ def picture() -> Figure:
     low = energy(torch.cartesian_prod(*[torch.linspace(-2, 2, 401)] * 2)).min().item()
     panels[3].axhline(low, color="black", linewidth=0.8, linestyle=":", label="minimum")
     panels[3].set(xlabel="step", ylabel="mean energy", title="energy", ylim=(low - 0.3, 3.0))
-    panels[3].legend(frameon=False)
+    panels[3].legend(frameon=False, loc="upper right")
     panels[3].spines[["top", "right"]].set_visible(False)
     for axes in panels[1:3]:
         axes.set_ylabel("")

@@ -22,13 +22,13 @@ def bias(energy, sampler, steps, truth, n=2000):
 def picture() -> Figure:
     figure = Figure(figsize=(14.0, 4.6), dpi=100, layout="constrained")
     first, second, third = figure.subplots(1, 3)
-    well = ef.energies.DoubleWell(height=0.6, width=1.5, dim=2)
+    oblong = ef.energies.Gaussian(torch.zeros(2), variance=torch.tensor([4.0, 1.0]))
+    start = torch.tensor([[-4.0, 0.0], [4.0, 0.0]])
     for axes, friction in ((first, 0.2), (second, 10.0)):
-        sampler = ef.UnderdampedLangevin(step_size=0.15, friction=friction)
-        run = ef.sample(well, sampler, torch.full((1, 2), -1.5), num_steps=250, seed=3)
-        density_2d(well, None, ((-2.7, 2.7), (-2.7, 2.7)), paths=run.samples, axes=axes,
-                   title=f"250 steps of one chain, friction={friction:g}")  # fmt: skip
-        axes.set_aspect("equal")
+        sampler = ef.UnderdampedLangevin(step_size=0.25, friction=friction)
+        run = ef.sample(oblong, sampler, start, num_steps=100, seed=3)
+        density_2d(oblong, None, ((-7.0, 7.0), (-4.5, 4.5)), paths=torch.cat((start[None], run.samples)), axes=axes,
+                   title=f"100 steps of two chains, friction={friction:g}")  # fmt: skip
 
     two = ef.energies.GaussianMixture(means=[[-1.5], [1.5]], stds=1.0)
     truth = 1.0 + 1.5**2
@@ -41,7 +41,7 @@ def picture() -> Figure:
         third.errorbar(sizes, found[:, 0], 2 * found[:, 1], marker="o", color=colour, label=label, capsize=3)
     third.axhline(0.0, color="black", linewidth=0.8, linestyle=":")
     third.set(xlabel="e", ylabel="error of E[x²], exact 3.25", title="bias, one gradient a step each", ylim=(-0.1, 1.0))
-    third.legend(frameon=False)
+    third.legend(frameon=False, loc="upper left")
     third.spines[["top", "right"]].set_visible(False)
     return figure
 
