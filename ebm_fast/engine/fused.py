@@ -146,5 +146,8 @@ class FusedTransition:
     def grad_norm(self) -> Tensor | None:
         return self.steps.grad_norm()
 
+    def renew(self) -> None:
+        self.steps.renew()
+
     def stats(self) -> dict[str, Any]:
         return self.steps.stats()

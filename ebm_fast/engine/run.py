@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import time
 import warnings
@@ -34,6 +35,7 @@ class Transition(Protocol):
     def hamiltonian_now(self) -> Tensor | None: ...
     def reset_stats(self) -> None: ...
     def grad_norm(self) -> Tensor | None: ...
+    def renew(self) -> None: ...
     def stats(self) -> dict[str, Any]: ...
 
 
@@ -94,7 +96,7 @@ def run_(
     """
     check_sampler(sampler)
     checks.state(x, "x")
-    check_count(num_steps, "num_steps")
+    num_steps = check_count(num_steps, "num_steps")
     checks.counter(seed, step, chain_offset, None, x)
     checks.counter(seed, step + num_steps, chain_offset, None, x)
     if not x.numel() or not num_steps:
@@ -124,12 +126,15 @@ def check_sampler(sampler: Any) -> None:
         raise TypeError(f"sampler must be a sampler such as ebm_fast.Langevin(step_size=0.01), got {sampler!r}")
 
 
-def check_count(value: Any, name: str, low: int = 0) -> None:
-    """An int of at least `low`."""
+def check_count(value: Any, name: str, low: int = 0) -> int:
+    """An int of at least `low`, also one of NumPy's."""
     if type(value) is not int:
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        if isinstance(value, (bool, Tensor)) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        value = operator.index(value)
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
+    return value
 
 
 def _progress(total: int, progress: bool | None) -> Any:
@@ -224,12 +229,14 @@ def sample(
         Interrupted: on Ctrl-C; a KeyboardInterrupt that carries the partial run.
     """
     check_sampler(sampler)
-    for value, name, low in ((num_steps, "num_steps", 0), (warmup, "warmup", 0), (thin, "thin", 1)):
-        check_count(value, name, low)
+    num_steps, warmup = check_count(num_steps, "num_steps"), check_count(warmup, "warmup")
+    thin = check_count(thin, "thin", 1)
     if on_divergence not in POLICIES:
         raise ValueError(f"on_divergence must be one of {', '.join(POLICIES)}, got {on_divergence!r}")
     state = _start(energy, sampler, x0, resume, seed, chain_offset, step, generator, on_divergence)
     warmup = _plan_warmup(state, warmup, resume is not None)
+    if not warmup and resume is None and getattr(sampler, "adapt", None) is not None:
+        warnings.warn("the sampler adapts itself during the warm-up, and warmup=0: nothing is adapted", UserWarning, stacklevel=2)
     checks.counter(state.seed, state.step + warmup + num_steps, state.chain_offset, None, state.x)
     guard = on_divergence != "ignore"
     if state.divergence_step is None:
@@ -321,6 +328,12 @@ def sample(
                 f"the run stopped after {done} of {num_steps} steps: chains {_first(state)} diverged (on_divergence='stop')",
                 RuntimeWarning, stacklevel=2,
             )  # fmt: skip
+        elif on_divergence == "freeze" and bool(state.diverged.any()):
+            warnings.warn(
+                f"{int(state.diverged.sum())} of {state.x.shape[0]} chains left the range of finite numbers and were frozen: "
+                f"chains {_first(state)}, at the steps in run.stats.divergence_step; try a smaller step size",
+                RuntimeWarning, stacklevel=2,
+            )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted(result(*whole)) from None
     finally:
@@ -345,11 +358,14 @@ def _plan_warmup(state: ChainState, warmup: int, resumed: bool) -> int:
 
 
 def _check_energies(transition: Transition, state: ChainState, resume: Any, on_divergence: str) -> None:
-    """A sampler that compares energies cannot leave a state whose energy is NaN."""
-    if "energy" in state.extra and resume is None and on_divergence != "ignore":
-        bad = torch.isnan(transition.energy_now())
+    """A sampler that compares energies cannot start where there is none; one that is resumed may find another energy."""
+    if resume is not None:
+        transition.renew()
+    elif "energy" in state.extra and on_divergence != "ignore":
+        bad = ~torch.isfinite(transition.energy_now())
         if bool(bad.any()):
-            raise ValueError(f"energy is NaN at x0 of chains {_some(torch.nonzero(bad).flatten() + state.chain_offset)}")
+            chains = _some(torch.nonzero(bad).flatten() + state.chain_offset)
+            raise ValueError(f"energy is NaN or infinite at x0 of chains {chains}")
 
 
 class Moments:

@@ -113,6 +113,7 @@ class RunStats:
         acceptance: (n,), mean acceptance probability; None for samplers that accept every step.
         divergences: (n,) int64, proposals that were not finite or whose energy error exceeded `max_error`; None likewise.
         hamiltonian: (num_kept, n) float64, E / T plus kinetic energy at each kept sample, for E-BFMI; None without a momentum.
+            (Of underdamped dynamics, whose momenta have variance T: E plus kinetic energy.)
         mean, variance: (n, *event), streaming moments over every step; None unless asked for by `moments=True`.
         swap_acceptance: (n, r - 1), of the pairs of neighbouring temperatures; None without replicas.
         adapted: what the warm-up settled on: "step_size", "scale", "inverse_mass", "trajectory_length"; empty without adaptation.

@@ -13,7 +13,7 @@ from ..engine.state import ChainState, StepInfo
 from ..ops import checks
 from ..ops.metropolis import COUNTERS
 from .adaptation import Adaptation, Adapter
-from .base import Sampler, Transition, at_age, check_coefficient, is_schedule
+from .base import Sampler, Transition, at_age, changed, check_coefficient, is_schedule
 
 _FROZEN = 1e30  # 1 / T of temperature 0: downhill moves alone
 
@@ -22,6 +22,8 @@ _FROZEN = 1e30  # 1 / T of temperature 0: downhill moves alone
 class AcceptRejectSampler(Sampler):
     """Fields and checks of the samplers that accept and reject."""
 
+    has_trajectories = False  # of a length that can be adapted
+
     def _check(self, *coefficients: str) -> None:
         for name in (*coefficients, "temperature"):
             check_coefficient(getattr(self, name), name)
@@ -29,6 +31,8 @@ class AcceptRejectSampler(Sampler):
         if adapt is not None:
             if not isinstance(adapt, Adaptation):
                 raise TypeError(f"adapt must be an ebm_fast.Adaptation, got {type(adapt).__name__}")
+            if hasattr(adapt, "max_leapfrog") and not self.has_trajectories:
+                raise ValueError(f"ChEES adapts the trajectories of HMC, and {type(self).__name__} has none; use Adaptation()")
             if is_schedule(getattr(self, "step_size", None)):
                 raise ValueError("adapt sets the step size during the warm-up, so step_size cannot be a schedule")
 
@@ -95,7 +99,10 @@ class AcceptReject(Transition):
         """The step size of a step: the adapted one, else the sampler's. A number or a tensor () or (n,)."""
         if "step_size" in self.state.extra:
             return self.state.extra["step_size"]
-        return at_age(self.sampler.step_size, "step_size", age)
+        step_size = at_age(self.sampler.step_size, "step_size", age)
+        if isinstance(step_size, Tensor):
+            checks.coefficient(step_size, "step_size", self.state.x)
+        return step_size
 
     def scale(self) -> Tensor | None:
         """Square root of the diagonal inverse mass (*event): the adapted one, else the sampler's."""
@@ -151,6 +158,19 @@ class AcceptReject(Transition):
 
     def energy_now(self) -> Tensor:
         return self.state.extra["energy"]
+
+    def renew(self) -> None:
+        extra = self.state.extra
+        if not self.state.x.numel():
+            return
+        if self.needs_grad:
+            energy, grad = self.value_and_grad(self.state.x)
+        else:
+            energy, grad = self.energy.value(self.state.x), None
+        if changed(energy, extra["energy"]):
+            extra["energy"].copy_(energy)
+            if grad is not None:
+                extra["grad"].copy_(grad)
 
     def exchangeable(self) -> tuple[Tensor, Tensor | None]:
         return self.state.extra["energy"], self.state.extra.get("grad")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..engine.energy import Energy, EnergyFunction
 from ..engine.state import ChainState
 from ..ops import checks
-from .base import Sampler, Transition
+from .base import Sampler, Transition, check_tempered
 from .langevin import Langevin, LangevinTransition
 
 
@@ -137,12 +137,12 @@ class SimulatedAnnealing(Sampler):
     betas: Sequence[float] | Callable[[int], float]
 
     def __post_init__(self) -> None:
-        if not hasattr(self.sampler, "temperature"):
-            raise TypeError(f"sampler must have a temperature, got {type(self.sampler).__name__}")
+        check_tempered(self.sampler)
         if not callable(self.betas):
             if not len(self.betas) or any(checks.number(b, "betas", low=0.0) == 0.0 for b in self.betas):
                 raise ValueError("betas must be positive inverse temperatures, one per step")
             object.__setattr__(self, "betas", tuple(self.betas))
+        self._inner()
 
     @classmethod
     def geometric(cls, sampler: Any, num_steps: int, beta_start: float, beta_end: float) -> SimulatedAnnealing:

@@ -24,13 +24,42 @@ def at_age(value: Any, name: str, age: int) -> Any:
     return value
 
 
+def check_positive(value: Any, name: str) -> None:
+    """None, or a floating-point tensor of positive numbers (of a square matrix, which may be dense, its diagonal)."""
+    if value is None:
+        return
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {type(value).__name__}")
+    looked_at = value.diagonal() if value.ndim == 2 and value.shape[0] == value.shape[1] else value
+    if looked_at.numel() and not bool((looked_at > 0).all()):
+        raise ValueError(f"{name} must be positive everywhere, its smallest number is {float(looked_at.min())}")
+
+
+def check_event(value: Tensor | None, name: str, x: Tensor) -> None:
+    """value # (*event)"""
+    if value is not None and value.shape != x.shape[1:]:
+        raise ValueError(f"{name} must have the shape {tuple(x.shape[1:])} of an event, got {tuple(value.shape)}")
+
+
+def check_tempered(sampler: Any) -> None:
+    """A sampler whose temperature means something."""
+    if isinstance(sampler, type) or not hasattr(sampler, "temperature"):
+        raise TypeError(f"sampler must be a sampler with a temperature, got {sampler!r}")
+    if getattr(sampler, "noise_std", None) is not None:
+        raise ValueError("noise_std sets the noise by itself, so the temperature has no effect; leave it out to temper a chain")
+
+
 def is_schedule(value: Any) -> bool:
     return callable(value) or isinstance(value, (tuple, list))
 
 
 def check_coefficient(value: Any, name: str) -> None:
     """A number >= 0, a tensor, a callable, or a tuple of numbers."""
-    if callable(value) or isinstance(value, Tensor):
+    if isinstance(value, Tensor):
+        if value.numel() and not bool((value >= 0).all()):
+            raise ValueError(f"{name} must be at least 0 everywhere, the tensor's smallest number is {float(value.min())}")
+        return
+    if callable(value):
         return
     if isinstance(value, (tuple, list)):
         if not value:
@@ -49,6 +78,11 @@ def stacked(values: list[Any], x: Tensor) -> Any:
         return torch.tensor(values, dtype=torch.float32, device=x.device)[:, None]
     rows = [torch.as_tensor(v, dtype=torch.float32, device=x.device).expand(x.shape[0]) for v in values]
     return torch.stack(rows)
+
+
+def changed(energy: Tensor, carried: Tensor) -> bool:
+    """Whether an energy carried along is that of another energy function, beyond what two ways to compute one differ by."""
+    return bool(((energy - carried).abs() > 1e-3 * (1.0 + carried.abs())).any())
 
 
 class Sampler:
@@ -121,6 +155,9 @@ class Transition:
     def grad_norm(self) -> Tensor | None:
         """Mean of |dE/dx| over the gradients since `reset_stats`. (n,)"""
         return None
+
+    def renew(self) -> None:
+        """Of a resumed chain: compute anew what it carries of the energy, if the energy is another one now."""
 
     def stats(self) -> dict[str, Any]:
         """Further fields of `RunStats`, since `reset_stats`."""

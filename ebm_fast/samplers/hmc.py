@@ -19,7 +19,7 @@ from ..ops.noise import normal_
 from ..ops.proposal import propose_
 from .accept import _FROZEN, AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
-from .base import Transition, stacked
+from .base import Transition, check_positive, stacked
 from .chees import ChEES, halton
 from .jitter import uniform_number
 
@@ -35,9 +35,10 @@ def _why_not_fused(sampler: Any, x: Tensor) -> str:
     return ""
 
 
-def _check_mass(inverse_mass: Any) -> None:
-    if inverse_mass is not None and (not isinstance(inverse_mass, Tensor) or not inverse_mass.is_floating_point()):
-        raise TypeError(f"inverse_mass must be a floating-point tensor, (*event) or (d, d), got {type(inverse_mass).__name__}")
+def _check_temperature(temperature: Any) -> None:
+    zero = bool((temperature <= 0).any()) if isinstance(temperature, Tensor) else not callable(temperature) and temperature == 0
+    if zero:
+        raise ValueError("temperature must be above 0 for a sampler with a momentum; Langevin and random walks can freeze")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class HMC(AcceptRejectSampler):
         temperature: T > 0, as step_size.
         step_jitter: j in [0, 1): each proposal's step size is e (1 + j (2 u - 1)), u uniform and shared by all chains.
         leapfrog_jitter: each proposal takes a number of steps drawn uniformly from 1 ... L, shared by all chains: trajectories of
-            one length can be periods of the target, on which a chain stands still.
+            one length can be periods of the target, on which a chain stands still: turn it on unless you have tuned L by hand,
+            or use `ChEES`.
         max_error: energy error of a divergence.
         adapt: `Adaptation` (step size, mass) or `ChEES` (step size, trajectory length) during the warm-up.
 
@@ -75,6 +77,7 @@ class HMC(AcceptRejectSampler):
     max_error: float = MAX_ERROR
     adapt: Adaptation | None = None
     target_accept = 0.8
+    has_trajectories = True
 
     def __post_init__(self) -> None:
         self._check("step_size")
@@ -83,7 +86,10 @@ class HMC(AcceptRejectSampler):
         if not 0.0 <= checks.number(self.step_jitter, "step_jitter") < 1.0:
             raise ValueError(f"step_jitter must be in [0, 1), got {self.step_jitter}")
         checks.number(self.max_error, "max_error", low=0.0, infinite=True)
-        _check_mass(self.inverse_mass)
+        check_positive(self.inverse_mass, "inverse_mass")
+        _check_temperature(self.temperature)
+        if self.leapfrog_jitter and isinstance(self.adapt, ChEES):
+            raise ValueError("ChEES varies the number of leapfrog steps by itself; leave leapfrog_jitter out")
 
     def has_schedule(self) -> bool:
         return super().has_schedule() or self.leapfrog_jitter or self.step_jitter > 0.0 or isinstance(self.adapt, ChEES)
@@ -101,7 +107,7 @@ class MALA(AcceptRejectSampler):
     """x' = x - s P grad E(x) / T + sqrt(2 s P) z;  accepted by the Metropolis-Hastings ratio.
 
     The Metropolis-adjusted Langevin algorithm: one leapfrog step of size sqrt(2 s) with mass P^-1, one gradient a proposal.
-    `Langevin` with the same step size proposes the same and always accepts.
+    At T = 1 `Langevin` with the same step size proposes the same and always accepts; at another T, with the step size s / T.
 
     Args:
         step_size: s: a number, a tensor () or (n,), a tuple (one per step) or a callable from the index of the step.
@@ -129,10 +135,9 @@ class MALA(AcceptRejectSampler):
 
     def __post_init__(self) -> None:
         self._check("step_size")
-        _check_mass(self.preconditioner)
+        check_positive(self.preconditioner, "preconditioner")
+        _check_temperature(self.temperature)
         checks.number(self.max_error, "max_error", low=0.0, infinite=True)
-        if isinstance(self.adapt, ChEES):
-            raise ValueError("ChEES adapts the length of trajectories, and MALA takes one step; use Adaptation() or HMC")
 
     @property
     def inverse_mass(self) -> Tensor | None:
@@ -187,8 +192,9 @@ class GHMC(AcceptRejectSampler):
         checks.number(self.friction, "friction", low=0.0)
         if type(self.num_leapfrog) is not int or self.num_leapfrog < 1:
             raise ValueError(f"num_leapfrog must be an int of at least 1, got {self.num_leapfrog!r}")
-        _check_mass(self.inverse_mass)
-        if self.adapt is not None and (self.adapt.mass == "dense" or self.adapt.per_chain or isinstance(self.adapt, ChEES)):
+        check_positive(self.inverse_mass, "inverse_mass")
+        _check_temperature(self.temperature)
+        if self.adapt is not None and (self.adapt.mass == "dense" or self.adapt.per_chain):
             raise ValueError("GHMC adapts one step size and a diagonal mass: adapt=Adaptation(mass='diagonal')")
 
     def why_not_fused(self, x: Tensor) -> str:
@@ -228,7 +234,8 @@ class HMCTransition(AcceptReject):
             self._scale = inverse.sqrt()
         elif tuple(inverse.shape) == (d, d):
             root, failed = torch.linalg.cholesky_ex(inverse.double())
-            if given is not None and "inverse_mass" not in extra and bool(failed):
+            asymmetric = given is not None and "inverse_mass" not in extra and not torch.allclose(inverse, inverse.T, rtol=1e-4)
+            if asymmetric or (given is not None and "inverse_mass" not in extra and bool(failed)):
                 raise ValueError("inverse_mass must be symmetric and positive definite")
             back = torch.linalg.solve_triangular(root, torch.eye(d, dtype=root.dtype, device=x.device), upper=False)
             self._dense = (inverse, root.T.contiguous().to(x.dtype), back.T.contiguous().to(x.dtype))

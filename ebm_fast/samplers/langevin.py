@@ -17,7 +17,16 @@ from ..ops import checks
 from ..ops.langevin import langevin_step_
 from ..ops.noise import fresh_seed
 from ..ops.norm import event_norm
-from .base import Sampler, Transition, at_age, check_coefficient, is_schedule, stacked
+from .base import (
+    Sampler,
+    Transition,
+    at_age,
+    check_coefficient,
+    check_event,
+    check_positive,
+    is_schedule,
+    stacked,
+)
 
 Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
 
@@ -83,8 +92,7 @@ class Langevin(Sampler):
             raise ValueError("give grad_clip (elementwise) or grad_clip_norm (per chain), not both")
         checks.number(self.momentum, "momentum")
         checks.number(self.prior_precision, "prior_precision")
-        if self.preconditioner is not None and not isinstance(self.preconditioner, Tensor):
-            raise TypeError(f"preconditioner must be a tensor (*event), got {type(self.preconditioner).__name__}")
+        check_positive(self.preconditioner, "preconditioner")
 
     def has_schedule(self) -> bool:
         return any(is_schedule(c) for c in (self.step_size, self.noise_std, self.temperature))
@@ -110,6 +118,7 @@ class LangevinTransition(Transition):
         if guard and state.divergence_step is None:
             state.divergence_step = no_divergence(state.x)
         self.scale: Tensor | None = None
+        check_event(sampler.preconditioner, "preconditioner", state.x)
         if sampler.preconditioner is not None:
             arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
             self.scale = sampler.preconditioner.detach().to(state.x.device, arithmetic).sqrt()

@@ -16,7 +16,7 @@ from ..ops.noise import normal_, uniform_
 from ..ops.proposal import propose_
 from .accept import AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
-from .base import Transition, stacked
+from .base import Transition, check_event, check_positive, stacked
 
 Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
 
@@ -48,8 +48,7 @@ class RandomWalkMetropolis(AcceptRejectSampler):
 
     def __post_init__(self) -> None:
         self._check("step_size")
-        if self.scale is not None and not isinstance(self.scale, Tensor):
-            raise TypeError(f"scale must be a tensor (*event), got {type(self.scale).__name__}")
+        check_positive(self.scale, "scale")
 
     def why_not_fused(self, x: Tensor) -> str:
         return ""
@@ -63,6 +62,7 @@ class RandomWalkTransition(AcceptReject):
     def __init__(self, sampler: RandomWalkMetropolis, energy: EnergyFunction, state: ChainState, *, backend: str | None,
                  rng: Tensor | None) -> None:  # fmt: skip
         super().__init__(sampler, energy, state, backend=backend, rng=rng)
+        check_event(sampler.scale, "scale", state.x)
         self._given = None if sampler.scale is None else sampler.scale.detach().to(state.x.device, state.x.dtype).contiguous()
 
     def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
@@ -210,6 +210,8 @@ class IndependenceMetropolis(AcceptRejectSampler):
     @classmethod
     def gaussian(cls, mean: Tensor | float, std: Tensor | float, temperature: Coefficient = 1.0) -> IndependenceMetropolis:
         """q = N(mean, std^2), elementwise."""
+        if bool((torch.as_tensor(std) <= 0).any()):
+            raise ValueError(f"std must be positive, got {std}")
 
         def log_prob(x: Tensor) -> Tensor:
             return -0.5 * ((x - mean) / std).square().flatten(1).sum(1)
@@ -220,6 +222,9 @@ class IndependenceMetropolis(AcceptRejectSampler):
                    rng: Tensor | None) -> Transition:  # fmt: skip
         def propose(x: Tensor, noise: ProposalNoise) -> tuple[Tensor, Tensor]:
             proposal = self.draw(noise)
+            if not isinstance(proposal, Tensor) or proposal.shape != x.shape:
+                got = str(tuple(proposal.shape)) if isinstance(proposal, Tensor) else type(proposal).__name__
+                raise ValueError(f"draw must return states of shape {tuple(x.shape)}, got {got}")
             return proposal, self.log_prob(x) - self.log_prob(proposal)
 
         inner = MetropolisHastings(propose, self.temperature)

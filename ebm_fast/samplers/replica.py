@@ -15,7 +15,7 @@ from ..engine.state import ChainState, StepInfo, no_divergence
 from ..ops import checks
 from ..ops.noise import fresh_seed
 from ..ops.swap import swap_
-from .base import Sampler, Transition
+from .base import Sampler, Transition, check_tempered
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,12 @@ class ReplicaExchange(Sampler):
     swap_every: int = 1
 
     def __post_init__(self) -> None:
-        if not hasattr(self.sampler, "temperature") or isinstance(self.sampler, type):
-            raise TypeError(f"sampler must be a sampler with a temperature, got {self.sampler!r}")
+        check_tempered(self.sampler)
+        step_size = getattr(self.sampler, "step_size", None)
+        if isinstance(step_size, Tensor) and step_size.ndim:
+            raise ValueError("the inner sampler's step_size must be one number; adapt=Adaptation() fits one to each temperature")
+        if not isinstance(self.betas, (tuple, list, Tensor)):
+            raise TypeError(f"betas must be a sequence of inverse temperatures, got {type(self.betas).__name__}")
         if not isinstance(self.sampler.temperature, (int, float)):
             raise TypeError("the inner sampler's temperature must be a number: replicas have temperatures of their own")
         betas = self.betas.tolist() if isinstance(self.betas, Tensor) else list(self.betas)
@@ -143,6 +147,9 @@ class ReplicaTransition(Transition):
 
     def energy_now(self) -> Tensor:
         return self._coldest(self.inner.energy_now())
+
+    def renew(self) -> None:
+        self.inner.renew()
 
     def hamiltonian_now(self) -> Tensor | None:
         total = self.inner.hamiltonian_now()

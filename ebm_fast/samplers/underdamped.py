@@ -17,7 +17,17 @@ from ..ops.baoab import baoab_
 from ..ops.leapfrog import leapfrog_
 from ..ops.noise import normal_
 from ..ops.norm import event_norm
-from .base import Sampler, Transition, at_age, check_coefficient, is_schedule, stacked
+from .base import (
+    Sampler,
+    Transition,
+    at_age,
+    changed,
+    check_coefficient,
+    check_event,
+    check_positive,
+    is_schedule,
+    stacked,
+)
 
 _LARGEST_NORMAL = 6.77  # sqrt(66 ln 2), see csrc/core/normal.h
 
@@ -52,8 +62,7 @@ class UnderdampedLangevin(Sampler):
         check_coefficient(self.step_size, "step_size")
         check_coefficient(self.temperature, "temperature")
         checks.number(self.friction, "friction", low=0.0)
-        if self.inverse_mass is not None and not isinstance(self.inverse_mass, Tensor):
-            raise TypeError(f"inverse_mass must be a tensor (*event), got {type(self.inverse_mass).__name__}")
+        check_positive(self.inverse_mass, "inverse_mass")
 
     def check_start(self, x: Any) -> None:
         checks.exact_state(x, "x0")
@@ -91,6 +100,9 @@ class UnderdampedTransition(Transition):
                 e, g = x.new_zeros(x.shape[0]), torch.zeros_like(x)
             state.extra.update(momentum=p, energy=e.to(x.dtype).clone(), grad=g.clone())
         mass = sampler.inverse_mass
+        check_event(mass, "inverse_mass", x)
+        if isinstance(sampler.step_size, Tensor):
+            checks.coefficient(sampler.step_size, "step_size", x)
         self.scale: Tensor | None = None
         if mass is not None:
             self.scale = mass.detach().to(x.device, x.dtype).sqrt().contiguous()
@@ -122,6 +134,14 @@ class UnderdampedTransition(Transition):
     def hamiltonian_now(self) -> Tensor:
         p = self.state.extra["momentum"]
         return self.energy_now().double() + 0.5 * event_norm(p, backend=self.backend).double().square()
+
+    def renew(self) -> None:
+        extra = self.state.extra
+        if self.state.x.numel():
+            energy, grad = self.energy.value_and_grad(self.state.x)
+            if changed(energy.to(self.state.x.dtype), extra["energy"]):
+                extra["energy"].copy_(energy)
+                extra["grad"].copy_(grad)
 
     def info(self) -> StepInfo:
         diverged = self.state.diverged if self.guard else torch.zeros_like(self.energy_now(), dtype=torch.bool)

