@@ -66,6 +66,15 @@ def test_loss_is_the_cross_entropy(nu):
     torch.testing.assert_close(nce_loss(r_data, r_noise, num_noise=nu), (1 + nu) * wanted, rtol=1e-13, atol=0)
 
 
+def test_no_digit_is_lost_in_the_tails():
+    """Where torch's softplus with its default threshold is off by 1e-10 of the value."""
+    r = torch.tensor([20.1, 25.0, 39.0, 41.0, -41.0], dtype=F64)
+    exact = [v + math.log1p(math.exp(-v)) if v > 0 else math.log1p(math.exp(v)) for v in r.tolist()]
+    for value, wanted in zip(r, exact, strict=True):
+        found = nce_loss(-value.view(1), torch.tensor([-800.0], dtype=F64))
+        assert found.item() == pytest.approx(wanted, rel=4e-16)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("size", [30.0, 1e4])
 def test_no_overflow(dtype, size):

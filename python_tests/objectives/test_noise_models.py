@@ -99,8 +99,16 @@ def test_draws_follow_the_density(law):
     assert not ks_test(draws * 1.05, cdf, alpha=1e-6).passed
 
 
+def test_the_largest_uniform_stays_in_the_box(monkeypatch):
+    """low + (high - low) rounds to more than high in some of these features."""
+    low, high = torch.rand(1000) - 1, torch.rand(1000) + 0.1
+    assert bool((low + (high - low) > high).any())
+    monkeypatch.setattr("ebm_fast.noise.uniform.uniform_", lambda out, **_: out.fill_(1.0))
+    model = noise.Uniform(low, high)
+    assert bool(model.log_prob(model.sample(1, seed=0)).isfinite())
+
+
 def test_uniform_draws_fill_the_box_and_stay_inside():
-    """Also where rounding low + (high - low) u could leave it."""
     model = noise.Uniform(torch.tensor([-1.0, 1000.1]), torch.tensor([3.0, 1000.7]))
     draws = model.sample(N, seed=3)
     assert draws.dtype == torch.float32 and bool(model.log_prob(draws).isfinite().all())
