@@ -7,16 +7,17 @@ the kernel that draws is built anew, with adaptation off.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from numpyro.infer import HMC, MCMC
 
 from .prepared import Prepared
 from .targets import Target
 
 
-def hmc(target: Target, num_chains: int, num_draws: int, *, warmup: int, num_leapfrog: int, seed: int = 0) -> Prepared:
+def hmc(target: Target, num_chains: int, *, warmup: int, num_leapfrog: int, seed: int = 0) -> Prepared:
     """HMC of `num_leapfrog` steps; every chain adapts for itself, all draw with their median step size and mean variances."""
     options = {"potential_fn": target.energy(), "num_steps": num_leapfrog, "trajectory_length": None}
     chains = MCMC(
@@ -31,22 +32,12 @@ def hmc(target: Target, num_chains: int, num_draws: int, *, warmup: int, num_lea
     )  # fmt: skip
     start = kernel.init(jax.random.split(jax.random.key(seed + 1), num_chains), 0, warm.z)
 
-    @jax.jit
-    def draw(state):
+    @partial(jax.jit, static_argnums=1)
+    def scan(state, num_draws):
         def one(state, _):
             state = kernel.sample(state, (), {})
             return state, (state.z, state.accept_prob.mean())
 
         return jax.lax.scan(one, state, length=num_draws)[1]
 
-    def call() -> None:
-        prepared.result = jax.block_until_ready(draw(start))
-
-    def samples() -> np.ndarray:
-        return np.asarray(prepared.result[0])
-
-    def acceptance() -> float:
-        return float(prepared.result[1].mean())
-
-    prepared = Prepared(call, samples, acceptance, num_draws, num_leapfrog, step_size)
-    return prepared
+    return Prepared(lambda num_draws: jax.block_until_ready(scan(start, num_draws)), step_size, num_leapfrog)

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
+Draw = Callable[[int], tuple[Any, Any]]  # number of proposals -> their states (draws, chains, dim), acceptance probabilities
 
-@dataclass
+
+@dataclass(frozen=True)
 class Prepared:
-    """`call` draws once more from the same start; `samples` are those of the last call, (draws, chains, dim)."""
+    """`draw` always starts from the state after the warm-up and returns when its work is done."""
 
-    call: Callable[[], None]
-    samples: Callable[[], np.ndarray]
-    acceptance: Callable[[], float]
-    num_draws: int
-    num_leapfrog: float  # mean, a draw
+    draw: Draw
     step_size: float
-    result: Any = None
+    num_leapfrog: float  # mean over proposals
+
+    def samples(self, num_draws: int) -> tuple[np.ndarray, float]:
+        """States # (draws, chains, dim), and the mean acceptance probability."""
+        x, acceptance = self.draw(num_draws)
+        return np.array(x), float(acceptance.mean())

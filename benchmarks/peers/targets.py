@@ -13,13 +13,16 @@ Array = Any  # a jax.Array; JAX is imported only where a peer runs
 
 @dataclass(frozen=True)
 class Target:
-    """E with p(x) proportional to exp(-E(x)), the length of a trajectory that suits it, and starting points."""
+    """E with p(x) proportional to exp(-E(x)), lengths of trajectories that suit it, and starting points of the chains."""
 
     name: str
     dim: int
-    num_leapfrog: int
     numbers: dict[str, np.ndarray]  # float64
     jax_energy: Callable[[dict[str, np.ndarray]], Callable[[Array], Array]]
+    num_leapfrog: int  # of HMC, for all contestants
+    best: dict[str, int]  # the L of most effective samples a second out of 3, 5, 8, 10, 14, 20
+    timed: int  # proposals a timed call
+    jitter: float = 0.0  # of ebm_fast's step size at its best
     spread: float = 1.0
 
     def start(self, num_chains: int, seed: int = 0) -> np.ndarray:
@@ -41,7 +44,9 @@ def gaussian_dense(dim: int = 100, condition: float = 100.0) -> Target:
     covariance = scales[:, None] * (rotation * spectrum) @ rotation.T * scales
     precision = (rotation / spectrum) @ rotation.T / scales[:, None] / scales
     numbers = {"precision": (precision + precision.T) / 2, "covariance": covariance}
-    return Target("gaussian", dim, 10, numbers, _gaussian)
+    return Target(
+        "gaussian", dim, numbers, _gaussian, num_leapfrog=10, best={"ebm_fast": 14, "peers": 14}, timed=100, jitter=0.5,
+    )  # fmt: skip
 
 
 def _gaussian(numbers: dict[str, np.ndarray]) -> Callable[[Array], Array]:
@@ -71,7 +76,9 @@ def logistic_regression(prior_precision: float = 1.0) -> Target:
     x = (data.data - data.data.mean(0)) / data.data.std(0)
     x = np.concatenate([np.ones((len(x), 1)), x], 1)
     numbers = {"x": x, "y": data.target.astype(np.float64), "prior_precision": np.array(prior_precision)}
-    return Target("logistic", x.shape[1], 10, numbers, _logistic)
+    return Target(
+        "logistic", x.shape[1], numbers, _logistic, num_leapfrog=10, best={"ebm_fast": 10, "peers": 20}, timed=40,
+    )  # fmt: skip
 
 
 def _logistic(numbers: dict[str, np.ndarray]) -> Callable[[Array], Array]:
@@ -90,7 +97,9 @@ def eight_schools() -> Target:
         "sigma": np.array([15.0, 10, 16, 11, 9, 11, 10, 18]),
         "scales": np.array([5.0, 5.0]),
     }
-    return Target("eight_schools", 10, 10, numbers, _eight_schools)
+    return Target(
+        "eight_schools", 10, numbers, _eight_schools, num_leapfrog=4, best={"ebm_fast": 3, "peers": 5}, timed=400,
+    )  # fmt: skip
 
 
 def _eight_schools(numbers: dict[str, np.ndarray]) -> Callable[[Array], Array]:
@@ -113,7 +122,9 @@ def mixture(num_modes: int = 8, radius: float = 5.0) -> Target:
     """-log of the mean of 8 unit Gaussians on a circle: neighbours 3.8 standard deviations apart."""
     angle = 2 * np.pi * np.arange(num_modes) / num_modes
     numbers = {"means": radius * np.stack([np.cos(angle), np.sin(angle)], 1)}
-    return Target("mixture", 2, 10, numbers, _mixture, spread=radius)
+    return Target(
+        "mixture", 2, numbers, _mixture, num_leapfrog=8, best={"ebm_fast": 8, "peers": 8}, timed=400, spread=radius,
+    )  # fmt: skip
 
 
 def _mixture(numbers: dict[str, np.ndarray]) -> Callable[[Array], Array]:
