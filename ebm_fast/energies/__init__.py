@@ -14,6 +14,7 @@ from .phi_four import PhiFour
 from .regression import LinearRegression, LogisticRegression
 from .ring import Ring
 from .rosenbrock import Rosenbrock
+from .score import from_score
 
 __all__ = [
     "AnalyticEnergy",
@@ -32,6 +33,7 @@ __all__ = [
     "Rosenbrock",
     "from_classifier",
     "from_log_prob",
+    "from_score",
     "mixture_of",
     "sum_of",
     "tempered",

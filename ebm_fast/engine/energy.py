@@ -30,6 +30,14 @@ class EnergyFunction:
         self._grad = getattr(energy, "grad", None) if self._both is not None else None
         self._ones: Tensor | None = None
 
+    def require_values(self, sampler: str) -> None:
+        """TypeError for an energy of which only the gradient is known (`energies.from_score`)."""
+        if not getattr(self.energy, "has_values", True):
+            raise TypeError(
+                f"energy: {sampler} compares energies, and a score network has none; use a sampler without accept and reject "
+                f"(Langevin, UnderdampedLangevin, AnnealedLangevin)"
+            )
+
     def _checked(self, e: Any, x: Tensor) -> Tensor:
         if not isinstance(e, Tensor):
             raise TypeError(f"energy must return a tensor of shape ({x.shape[0]},), got {type(e).__name__}")

@@ -10,9 +10,28 @@ from ebm_fast.objectives.contrastive import (
     ShortRunMLE,
     contrastive_divergence_loss,
 )
+from ebm_fast.objectives.denoising import (
+    DenoisingScoreMatching,
+    NoiseConditionalScoreMatching,
+    denoising_score_matching_loss,
+    geometric_sigmas,
+)
 from ebm_fast.objectives.generators import bregman_loss
 from ebm_fast.objectives.initial import InitialStates
 from ebm_fast.objectives.nce import NCE, RankingNCE, nce_loss, ranking_nce_loss
+from ebm_fast.objectives.score_matching import (
+    ExplicitScoreMatching,
+    ImplicitScoreMatching,
+    explicit_score_matching_loss,
+    implicit_score_matching_loss,
+)
+from ebm_fast.objectives.sliced import (
+    FiniteDifferenceScoreMatching,
+    HutchinsonScoreMatching,
+    SlicedScoreMatching,
+    finite_difference_loss,
+    sliced_score_matching_loss,
+)
 
 __all__ = [
     "NCE",
@@ -21,14 +40,27 @@ __all__ = [
     "BregmanRatioMatching",
     "ConditionalNCE",
     "ContrastiveDivergence",
+    "DenoisingScoreMatching",
+    "ExplicitScoreMatching",
+    "FiniteDifferenceScoreMatching",
+    "HutchinsonScoreMatching",
+    "ImplicitScoreMatching",
     "InitialStates",
+    "NoiseConditionalScoreMatching",
     "PersistentCD",
     "RankingNCE",
     "ShortRunMLE",
+    "SlicedScoreMatching",
     "bregman_loss",
     "conditional_nce_loss",
     "contrastive_divergence_loss",
+    "denoising_score_matching_loss",
+    "explicit_score_matching_loss",
+    "finite_difference_loss",
     "generators",
+    "geometric_sigmas",
+    "implicit_score_matching_loss",
     "nce_loss",
     "ranking_nce_loss",
+    "sliced_score_matching_loss",
 ]

@@ -50,6 +50,7 @@ class AcceptReject(Transition):
 
     def __init__(self, sampler: Any, energy: EnergyFunction, state: ChainState, *, backend: str | None,
                  rng: Tensor | None) -> None:  # fmt: skip
+        energy.require_values(type(sampler).__name__)
         self.sampler, self.energy, self.state, self.backend, self.rng = sampler, energy, state, backend, rng
         x = state.x
         self.proposal = torch.empty_like(x)

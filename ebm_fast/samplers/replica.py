@@ -99,6 +99,7 @@ class ReplicaTransition(Transition):
 
     def __init__(self, sampler: ReplicaExchange, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool,
                  track: bool) -> None:  # fmt: skip
+        energy.require_values(type(sampler).__name__)
         self.sampler, self.state, self.backend = sampler, state, backend
         self.n, self.r = state.x.shape[:2]
         checks.counter(state.seed, state.step, state.chain_offset * self.r, None, state.x.view(-1, *state.x.shape[2:]))
