@@ -58,7 +58,7 @@ class EnergyFunction:
     def value(self, x: Tensor) -> Tensor:
         """E(x) without a gradient, in x's dtype. x # (n, *event) -> (n,)"""
         with torch.no_grad():
-            return self._checked(self.energy(x, **self.condition), x).detach().to(x.dtype)
+            return self._checked(self.energy(x, **self.condition), x).detach().to(x.dtype).contiguous()
 
     def gradient(self, x: Tensor) -> Tensor:
         """dE/dx, where the value is not wanted: an energy with a method `grad(x, **condition)` saves it. # (n, *event)"""
@@ -71,7 +71,8 @@ class EnergyFunction:
         if not isinstance(g, Tensor) or g.shape != x.shape or g.dtype != x.dtype:
             got = f"{tuple(g.shape)}, {g.dtype}" if isinstance(g, Tensor) else type(g).__name__
             raise ValueError(f"{name} must return a gradient of shape {tuple(x.shape)}, {x.dtype}; got {got}")
-        return g.detach().contiguous()
+        g = g.detach().contiguous()
+        return g.clone() if g.data_ptr() == x.data_ptr() and g.numel() else g  # an energy of |x|^2 / 2 may return x itself
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(E(x), dE/dx), detached; the gradient is contiguous. x # (n, *event) -> (n,), (n, *event)"""
@@ -79,7 +80,7 @@ class EnergyFunction:
             with torch.no_grad():
                 e, g = self._both(x, **self.condition)
             self._checked(e, x)
-            return e.detach(), self._checked_grad(g, x, "energy_and_grad")
+            return e.detach().contiguous(), self._checked_grad(g, x, "energy_and_grad")
         with torch.inference_mode(False), torch.enable_grad():
             leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
             e = self._checked(self.energy(leaf, **self.condition), x)
@@ -93,4 +94,4 @@ class EnergyFunction:
             (g,) = torch.autograd.grad(e, leaf, self._ones, allow_unused=True)
         if g is None:
             raise ValueError("energy does not depend on x through differentiable operations, so it has no gradient in x")
-        return e.detach(), g.resolve_neg().contiguous()
+        return e.detach().contiguous(), g.resolve_neg().contiguous()

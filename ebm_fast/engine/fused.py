@@ -149,5 +149,11 @@ class FusedTransition:
     def renew(self) -> None:
         self.steps.renew()
 
+    def snapshot(self) -> Any:
+        return self.steps.snapshot()
+
+    def restore(self, snapshot: Any) -> None:
+        self.steps.restore(snapshot)
+
     def stats(self) -> dict[str, Any]:
         return self.steps.stats()

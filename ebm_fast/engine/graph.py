@@ -55,7 +55,7 @@ class GraphTransition:
         self.state: ChainState = inner.state
         self.reset_stats, self.grad_norm, self.energy_now = inner.reset_stats, inner.grad_norm, inner.energy_now
         self.position, self.hamiltonian_now, self.stats = inner.position, inner.hamiltonian_now, inner.stats
-        self.renew = inner.renew
+        self.renew, self.snapshot, self.restore = inner.renew, inner.snapshot, inner.restore
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = False
 

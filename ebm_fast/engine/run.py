@@ -36,6 +36,8 @@ class Transition(Protocol):
     def reset_stats(self) -> None: ...
     def grad_norm(self) -> Tensor | None: ...
     def renew(self) -> None: ...
+    def snapshot(self) -> Any: ...
+    def restore(self, snapshot: Any) -> None: ...
     def stats(self) -> dict[str, Any]: ...
 
 
@@ -123,7 +125,10 @@ def _bind(strategy: str, sampler: Sampler, energy: EnergyFunction, state: ChainS
 def check_sampler(sampler: Any) -> None:
     """Something with `init` and `transition`."""
     if not (hasattr(sampler, "init") and hasattr(sampler, "transition")) or isinstance(sampler, type):
-        raise TypeError(f"sampler must be a sampler such as ebm_fast.Langevin(step_size=0.01), got {sampler!r}")
+        raise TypeError(
+            f"sampler must be a sampler such as ebm_fast.Langevin(step_size=0.01), with init and transition as in "
+            f"ebm_fast.samplers.Sampler, got {sampler!r}"
+        )
 
 
 def check_count(value: Any, name: str, low: int = 0) -> int:
@@ -163,6 +168,7 @@ def _start(energy: Energy, sampler: Sampler, x0: Any, resume: Any, seed: int | N
     if x0 is None:
         raise ValueError("x0 must be given, a tensor of shape (n, *event), or resume=run.state")
     if isinstance(x0, Tensor):
+        sampler.check_start(x0.detach().contiguous()) if hasattr(sampler, "check_start") else None
         x0 = x0.detach().clone(memory_format=torch.contiguous_format)
     checks.state(x0, "x0")
     seed = fresh_seed(generator) if seed is None else seed
@@ -257,7 +263,10 @@ def sample(
 
     # A chunk that is interrupted leaves x half-way, so the run ends at the last whole one: its state and number of steps.
     # Two copies take turns, that an interrupt while one is written finds the other whole.
-    whole, spare = (state.clone(), 0), state.clone()
+    def kept_stats() -> Any:
+        return transition.snapshot(), None if average is None else average.snapshot()
+
+    whole, spare = (state.clone(), 0, kept_stats()), state.clone()
 
     def result(at: ChainState, steps: int) -> Run:
         rows = steps // thin
@@ -282,7 +291,7 @@ def sample(
             chunk = min(left, thin if name == "graph" else 64)
             stopped = advance(chunk)
             left -= chunk
-            whole, spare = (spare.become(state), 0), whole[0]
+            whole, spare = (spare.become(state), 0, kept_stats()), whole[0]
         transition.reset_stats()
         done, rows = 0, 1
         records = isinstance(transition, fused.FusedTransition) and on_divergence != "stop"
@@ -298,7 +307,7 @@ def sample(
                 if bar is not None:
                     bar.update(rows * thin)
                 done += rows * thin
-                whole, spare = (spare.become(state), done), whole[0]
+                whole, spare = (spare.become(state), done, kept_stats()), whole[0]
                 # about a fifth of a second between looks at the keyboard, and one copy of the state for each
                 rows = max(1, min(2 * rows, int(0.2 * rows / max(time.perf_counter() - start, 1e-6))))
                 continue
@@ -322,7 +331,7 @@ def sample(
                         hamiltonians = total.new_empty((kept, now.shape[0])) if hamiltonians is None else hamiltonians
                         hamiltonians[row].copy_(total)
             done += count
-            whole, spare = (spare.become(state), done), whole[0]
+            whole, spare = (spare.become(state), done, kept_stats()), whole[0]
         if stopped:
             warnings.warn(
                 f"the run stopped after {done} of {num_steps} steps: chains {_first(state)} diverged (on_divergence='stop')",
@@ -335,7 +344,11 @@ def sample(
                 RuntimeWarning, stacklevel=2,
             )  # fmt: skip
     except KeyboardInterrupt:
-        raise Interrupted(result(*whole)) from None
+        at, done, (counted, averaged) = whole
+        transition.restore(counted)
+        if average is not None:
+            average.restore(averaged)
+        raise Interrupted(result(at, done)) from None
     finally:
         if bar is not None:
             bar.close()
@@ -379,6 +392,12 @@ class Moments:
     def update(self, x: Tensor) -> None:
         self.count += 1
         moments_(x.to(self.mean.dtype).contiguous(), self.mean, self.squares, count=self.count, backend=self._backend)
+
+    def snapshot(self) -> tuple[Tensor, Tensor, int]:
+        return self.mean.clone(), self.squares.clone(), self.count
+
+    def restore(self, snapshot: tuple[Tensor, Tensor, int]) -> None:
+        self.mean, self.squares, self.count = snapshot
 
     def variance(self) -> Tensor:
         return self.squares / max(self.count - 1, 1)

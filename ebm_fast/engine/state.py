@@ -70,6 +70,12 @@ class ChainState:
             setattr(self, name, getattr(other, name))
         return self
 
+    def forget_energy(self) -> ChainState:
+        """Drop the energy and gradient that samplers carry, after the energy itself has changed; returns self."""
+        for name in ("energy", "grad"):
+            self.extra.pop(name, None)
+        return self
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, ready for `ebm_fast.training.save_checkpoint`."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -53,12 +53,14 @@ class AcceptReject(Transition):
         energy.require_values(type(sampler).__name__)
         self.sampler, self.energy, self.state, self.backend, self.rng = sampler, energy, state, backend, rng
         x = state.x
+        self.carries = frozenset({"energy", "grad"} if self.needs_grad else {"energy"})
+        self.drop_stale()
         self.proposal = torch.empty_like(x)
         self.counters = torch.zeros((x.shape[0], COUNTERS), dtype=torch.float64, device=x.device)
         if x.numel() == 0:
             state.extra.setdefault("energy", x.new_zeros(x.shape[0]))
             state.extra.setdefault("grad", torch.zeros_like(x))
-        elif "energy" not in state.extra:
+        elif not self.carries <= state.extra.keys():
             if self.needs_grad:
                 e, g = energy.value_and_grad(x)
                 state.extra["grad"] = g.clone()
@@ -69,6 +71,7 @@ class AcceptReject(Transition):
         adapt = getattr(sampler, "adapt", None)
         if adapt is not None:
             self.adapter = adapt.bind(sampler, state)
+            self.adapter.drop_foreign(state)
         self.proposals = 0
         self._coefficients: dict[str, Any] | None = None
 
@@ -98,7 +101,7 @@ class AcceptReject(Transition):
 
     def step_size(self, age: int) -> Any:
         """The step size of a step: the adapted one, else the sampler's. A number or a tensor () or (n,)."""
-        if "step_size" in self.state.extra:
+        if self.adapter is not None and "step_size" in self.state.extra:
             return self.state.extra["step_size"]
         step_size = at_age(self.sampler.step_size, "step_size", age)
         if isinstance(step_size, Tensor):
@@ -107,7 +110,7 @@ class AcceptReject(Transition):
 
     def scale(self) -> Tensor | None:
         """Square root of the diagonal inverse mass (*event): the adapted one, else the sampler's."""
-        return self.state.extra.get("scale")
+        return None if self.adapter is None else self.state.extra.get("scale")
 
     def coefficients(self, age: int) -> dict[str, Any]:
         """What `derive` makes of step size and temperature; kept while neither changes."""
@@ -168,7 +171,7 @@ class AcceptReject(Transition):
             energy, grad = self.value_and_grad(self.state.x)
         else:
             energy, grad = self.energy.value(self.state.x), None
-        if changed(energy, extra["energy"]):
+        if changed(energy, extra["energy"], grad, extra.get("grad")):
             extra["energy"].copy_(energy)
             if grad is not None:
                 extra["grad"].copy_(grad)
@@ -182,6 +185,13 @@ class AcceptReject(Transition):
     def reset_stats(self) -> None:
         self.counters.zero_()
         self.proposals = 0
+
+    def snapshot(self) -> Any:
+        return self.counters.clone(), self.proposals
+
+    def restore(self, snapshot: Any) -> None:
+        self.counters.copy_(snapshot[0])
+        self.proposals = snapshot[1]
 
     def stats(self) -> dict[str, Any]:
         adapted = {} if self.adapter is None else self.adapter.report(self.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..ops import checks
 # average of such iterates comes out too small (acceptance 0.91 for 0.8).
 _T0, _DECAY = 10.0, 0.75
 _SHRINKAGE_OF_ONE, _SHRINKAGE_OF_MANY = 0.05, 0.2
+_LEARNING = ("dual_averaging", "dual_count", "mass_mean", "mass_squares", "mass_count")  # of use during the warm-up alone
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Adapter:
 
     def __init__(self, settings: Adaptation, sampler: Any, state: ChainState) -> None:
         self.settings, self.sampler = settings, sampler
+        self.kind = zlib.crc32(type(sampler).__name__.encode())
         self.target = settings.target_accept or sampler.target_accept
         n = state.x.shape[0]
         one = settings.per_chain or n == 1
@@ -93,19 +96,27 @@ class Adapter:
         if settings.step_size and isinstance(sampler.step_size, Tensor) and sampler.step_size.ndim and self.groups == 1:
             raise ValueError("step_size differs between chains; use adapt=Adaptation(per_chain=True) to adapt each")
 
+    def drop_foreign(self, state: ChainState) -> None:
+        """Forget what another sampler's warm-up settled on: its step size means something else."""
+        if "adapted_for" in state.extra and int(state.extra["adapted_for"]) != self.kind:
+            for name in ("adapted_for", "step_size", "scale", "inverse_mass", "trajectory_length", *_LEARNING):
+                state.extra.pop(name, None)
+
     def begin(self, state: ChainState) -> None:
         """Start of a warm-up, from the step size at hand; nothing if this warm-up has begun."""
         extra, x, n = state.extra, state.x, state.x.shape[0]
+        if "adapted_for" not in extra:
+            extra["adapted_for"] = torch.tensor(self.kind)
         if self.settings.step_size and "dual_averaging" not in extra:
             step = torch.as_tensor(extra.get("step_size", self.sampler.step_size), dtype=torch.float64, device=x.device)
-            self._begin(extra, step.expand(n if step.ndim else self.groups)[: self.groups].clone(), x)
+            self._begin(extra, step.expand(n if step.ndim else self.groups)[: self.groups].clone(), x, self.boldness)
         if self.settings.mass is not None and "mass_mean" not in extra:
             self._forget_moments(extra, x)
 
-    def _begin(self, extra: dict[str, Tensor], step: Tensor, x: Tensor) -> None:
+    def _begin(self, extra: dict[str, Tensor], step: Tensor, x: Tensor, boldness: float) -> None:
         """Dual averaging from a step size: rows log e, its average, the mean error, mu; and the count."""
         log = step.clamp(min=1e-30).log()
-        extra["dual_averaging"] = torch.stack((log, log, torch.zeros_like(log), log + self.boldness))
+        extra["dual_averaging"] = torch.stack((log, log, torch.zeros_like(log), log + boldness))
         extra["dual_count"] = torch.zeros((), dtype=torch.float64, device=x.device)
         self._publish(extra, log, x)
 
@@ -177,14 +188,15 @@ class Adapter:
         transition.new_mass()
         self._forget_moments(extra, x)
         if self.settings.step_size:
-            self._begin(extra, extra["dual_averaging"][0].exp(), x)
+            # from the step size at hand, and not from ten times it: what follows may be few steps
+            self._begin(extra, extra["dual_averaging"][0].exp(), x, 0.0)
 
     def freeze(self, transition: Any) -> None:
         """End of the warm-up: the averaged step size, for good."""
         extra = transition.state.extra
         if self.settings.step_size:
             self._publish(extra, extra["dual_averaging"][1], transition.state.x)
-        for name in ("dual_averaging", "dual_count", "mass_mean", "mass_squares", "mass_count"):
+        for name in _LEARNING:
             extra.pop(name, None)
 
     def report(self, state: ChainState) -> dict[str, Tensor]:

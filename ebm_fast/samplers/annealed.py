@@ -101,8 +101,8 @@ class AnnealedTransition(LangevinTransition):
         return super()._coefficients(k)
 
     def energy_now(self) -> Tensor:
-        """E at the level that the next step has, or at the last."""
-        self._enter(self.ladder.level(min(self.state.age, self.ladder.num_steps - 1)))
+        """E at the level of the step that was taken last."""
+        self._enter(self.ladder.level(min(max(self.state.age - 1, 0), self.ladder.num_steps - 1)))
         return super().energy_now()
 
     def advance(self, num_steps: int) -> None:
@@ -142,7 +142,7 @@ class SimulatedAnnealing(Sampler):
             if not len(self.betas) or any(checks.number(b, "betas", low=0.0) == 0.0 for b in self.betas):
                 raise ValueError("betas must be positive inverse temperatures, one per step")
             object.__setattr__(self, "betas", tuple(self.betas))
-        self._inner()
+        object.__setattr__(self, "_cooled", self._cool())
 
     @classmethod
     def geometric(cls, sampler: Any, num_steps: int, beta_start: float, beta_end: float) -> SimulatedAnnealing:
@@ -154,6 +154,9 @@ class SimulatedAnnealing(Sampler):
         return cls(sampler, tuple(beta_start * ratio ** (t / max(num_steps - 1, 1)) for t in range(num_steps)))
 
     def _inner(self) -> Any:
+        return self._cooled  # type: ignore[attr-defined]
+
+    def _cool(self) -> Any:
         betas = self.betas
         if callable(betas):
             function = betas

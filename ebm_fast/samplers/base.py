@@ -45,6 +45,8 @@ def check_tempered(sampler: Any) -> None:
     """A sampler whose temperature means something."""
     if isinstance(sampler, type) or not hasattr(sampler, "temperature"):
         raise TypeError(f"sampler must be a sampler with a temperature, got {sampler!r}")
+    if hasattr(sampler, "sigmas"):
+        raise TypeError("AnnealedLangevin anneals by itself, along its noise levels; it cannot be tempered")
     if getattr(sampler, "noise_std", None) is not None:
         raise ValueError("noise_std sets the noise by itself, so the temperature has no effect; leave it out to temper a chain")
 
@@ -80,9 +82,14 @@ def stacked(values: list[Any], x: Tensor) -> Any:
     return torch.stack(rows)
 
 
-def changed(energy: Tensor, carried: Tensor) -> bool:
-    """Whether an energy carried along is that of another energy function, beyond what two ways to compute one differ by."""
-    return bool(((energy - carried).abs() > 1e-3 * (1.0 + carried.abs())).any())
+def changed(energy: Tensor, carried: Tensor, grad: Tensor | None = None, carried_grad: Tensor | None = None) -> bool:
+    """Whether what was carried along is of another energy function, beyond the rounding of two ways to compute one."""
+    other = ((energy - carried).abs() > 1e-5 * carried.abs().clamp(min=1.0)).any()
+    if grad is not None and carried_grad is not None:
+        n = grad.shape[0]
+        apart, size = (grad - carried_grad).reshape(n, -1).abs().amax(1), carried_grad.reshape(n, -1).abs().amax(1)
+        other = other | (apart > 1e-4 * size + 1e-6).any()
+    return bool(other)
 
 
 class Sampler:
@@ -90,21 +97,28 @@ class Sampler:
 
     def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0) -> ChainState:
         """The state of chains that start at a copy of x # (n, *event); the first `warmup` steps adapt a sampler that can."""
-        x = x.detach().clone(memory_format=torch.contiguous_format)
+        if isinstance(x, Tensor):
+            x = x.detach().clone(memory_format=torch.contiguous_format)
         self.check_start(x)
+        if type(warmup) is not int or warmup < 0:
+            raise ValueError(f"warmup must be an int of at least 0, got {warmup!r}")
         seed = fresh_seed() if seed is None else seed
         return ChainState(x, seed, warmup_until=warmup, divergence_step=no_divergence(x))
 
     def check_start(self, x: Any) -> None:
         """Raises TypeError or ValueError for a start that this sampler cannot work on."""
-        checks.state(x, "x")
+        checks.state(x, "x0")
 
     def has_schedule(self) -> bool:
         """Whether a coefficient changes from step to step on the host."""
         return False
 
     def step(self, energy: Energy, state: ChainState) -> tuple[ChainState, StepInfo]:
-        """One step, as a pure function: (next state, what the step saw)."""
+        """One step, as a pure function: (next state, what the step saw).
+
+        The state carries energy and gradient from step to step: between steps that change the energy's parameters call
+        `state.forget_energy()`.
+        """
         state = state.clone()
         transition = self.transition(EnergyFunction(energy), state, backend=None, guard=True, track=True, rng=None)
         transition.advance(1)
@@ -128,6 +142,18 @@ class Transition:
     """
 
     state: ChainState
+    carries: frozenset[str] = frozenset()  # of "energy" and "grad" in state.extra, what the steps keep true
+
+    def drop_stale(self) -> None:
+        """Forget what an earlier sampler carried of the energy and this one will not keep true."""
+        for name in {"energy", "grad"} - self.carries:
+            self.state.extra.pop(name, None)
+
+    def snapshot(self) -> Any:
+        """The statistics so far, for `restore`: those of a run that is interrupted end where its last whole step ended."""
+
+    def restore(self, snapshot: Any) -> None:
+        """Back to the statistics of a snapshot."""
 
     def advance(self, num_steps: int) -> None:
         """num_steps steps."""

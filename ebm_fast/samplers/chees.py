@@ -88,6 +88,8 @@ class ChEESAdapter(Adapter):
         extra, n = state.extra, state.x.shape[0]
         weight = transition.counters[:, 3]
         kick, scale = transition.coefficients(age)["half"], transition.scale()
+        if isinstance(kick, Tensor) and kick.ndim:
+            kick = kick.view(-1, *[1] * (state.x.ndim - 1))
         # In whitened coordinates, x / sigma: else the element of the widest scale alone decides.
         sigma = 1.0 if scale is None else scale.view(-1).double()
         before = extra["chees_before"].view(n, -1).double() / sigma

@@ -223,10 +223,11 @@ class HMCTransition(AcceptReject):
         event, d = tuple(x.shape[1:]), x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
         self._dense: tuple[Tensor, Tensor, Tensor] | None = None
         self._scale: Tensor | None = None
-        if "scale" in extra:
-            self._scale = extra["scale"]
+        adapted = extra if self.adapter is not None else {}
+        if "scale" in adapted:
+            self._scale = adapted["scale"]
             return
-        inverse = extra.get("inverse_mass", given)
+        inverse = adapted.get("inverse_mass", given)
         if inverse is None:
             return
         inverse = inverse.detach().to(x.device, x.dtype).contiguous()
@@ -234,8 +235,7 @@ class HMCTransition(AcceptReject):
             self._scale = inverse.sqrt()
         elif tuple(inverse.shape) == (d, d):
             root, failed = torch.linalg.cholesky_ex(inverse.double())
-            asymmetric = given is not None and "inverse_mass" not in extra and not torch.allclose(inverse, inverse.T, rtol=1e-4)
-            if asymmetric or (given is not None and "inverse_mass" not in extra and bool(failed)):
+            if "inverse_mass" not in adapted and (bool(failed) or not torch.allclose(inverse, inverse.T, rtol=1e-4)):
                 raise ValueError("inverse_mass must be symmetric and positive definite")
             back = torch.linalg.solve_triangular(root, torch.eye(d, dtype=root.dtype, device=x.device), upper=False)
             self._dense = (inverse, root.T.contiguous().to(x.dtype), back.T.contiguous().to(x.dtype))

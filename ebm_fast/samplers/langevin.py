@@ -113,6 +113,7 @@ class LangevinTransition(Transition):
                  track: bool, rng: Tensor | None) -> None:  # fmt: skip
         self.sampler, self.energy, self.state = sampler, energy, state
         self.backend, self.guard, self.track, self.rng = backend, guard, track, rng
+        self.drop_stale()
         if sampler.momentum and "velocity" not in state.extra:
             state.extra["velocity"] = torch.zeros_like(state.x)
         if guard and state.divergence_step is None:
@@ -139,6 +140,13 @@ class LangevinTransition(Transition):
         arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
         self._norm_sum = state.x.new_zeros(state.x.shape[:1] if track else 0, dtype=arithmetic)
         self.reset_stats()
+
+    def snapshot(self) -> Any:
+        return self._norm_sum.clone(), self.gradients, self._first_step
+
+    def restore(self, snapshot: Any) -> None:
+        self._norm_sum.copy_(snapshot[0])
+        self.gradients, self._first_step = snapshot[1:]
 
     def reset_stats(self) -> None:
         self._norm_sum.zero_()

@@ -80,7 +80,8 @@ class RandomWalkTransition(AcceptReject):
         """Nothing depends on the scale beyond the next proposal."""
 
     def scale(self) -> Tensor | None:
-        return self.state.extra.get("scale", self._given)
+        adapted = super().scale()
+        return self._given if adapted is None else adapted
 
     def propose(self, k: int, age: int) -> None:
         state, c, counter = self.state, self.coefficients(age), self.counter(k)
@@ -214,7 +215,7 @@ class IndependenceMetropolis(AcceptRejectSampler):
             raise ValueError(f"std must be positive, got {std}")
 
         def log_prob(x: Tensor) -> Tensor:
-            return -0.5 * ((x - mean) / std).square().flatten(1).sum(1)
+            return -0.5 * ((x - mean) / std).square().reshape(x.shape[0], -1).sum(1)
 
         return cls(lambda noise: noise.normal() * std + mean, log_prob, temperature)
 

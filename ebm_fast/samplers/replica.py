@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,6 +61,10 @@ class ReplicaExchange(Sampler):
         if type(self.swap_every) is not int or self.swap_every < 1:
             raise ValueError(f"swap_every must be an int of at least 1, got {self.swap_every!r}")
         adapt = getattr(self.sampler, "adapt", None)
+        if adapt is not None and hasattr(self.sampler, "friction"):
+            raise ValueError("GHMC's persistence depends on its one step size; leave adapt out under replicas")
+        if self.sampler.temperature == 0:
+            raise ValueError("the inner sampler's temperature must be above 0")
         if adapt is not None and (adapt.mass is not None or adapt.per_chain or hasattr(adapt, "max_leapfrog")):
             raise ValueError("replicas adapt one step size per temperature: give the inner sampler adapt=Adaptation()")
 
@@ -83,8 +88,8 @@ class ReplicaExchange(Sampler):
 
     def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0) -> ChainState:
         """The state of chains whose replicas all start at x # (n, *event)."""
-        x = x.detach()
-        self.check_start(x.contiguous())
+        x = x.detach().contiguous() if isinstance(x, Tensor) else x
+        self.check_start(x)
         seed = fresh_seed() if seed is None else seed
         all_x = x.unsqueeze(1).expand(x.shape[0], len(self.betas), *x.shape[1:]).contiguous()
         return ChainState(all_x, seed, warmup_until=warmup, divergence_step=no_divergence(all_x))
@@ -106,6 +111,13 @@ class ReplicaTransition(Transition):
         betas = torch.tensor(sampler.betas, dtype=torch.float64, device=state.x.device)
         T = sampler.sampler.temperature
         self.betas = betas / T
+        if self.r != len(sampler.betas):
+            raise ValueError(f"the state holds {self.r} replicas a chain, the sampler has {len(sampler.betas)} betas")
+        condition = {
+            k: v.repeat_interleave(self.r, 0) if isinstance(v, Tensor) and v.ndim and v.shape[0] == self.n else v
+            for k, v in energy.condition.items()
+        }
+        energy = EnergyFunction(energy.energy, condition)
         inner_sampler = replace(sampler.sampler, temperature=(T / betas).to(state.x.dtype).repeat(self.n))
         object.__setattr__(inner_sampler, "groups", self.r)
         if "replica_divergence" not in state.extra:
@@ -138,7 +150,9 @@ class ReplicaTransition(Transition):
                       backend=self.backend)  # fmt: skip
                 self.tried[parity] += 1
         if state.divergence_step is not None:
-            state.divergence_step.copy_(state.extra["replica_divergence"].view(self.n, self.r).amax(1))
+            frozen = state.extra["replica_divergence"].view(self.n, self.r)
+            first = frozen.masked_fill(frozen < 0, torch.iinfo(torch.int64).max).amin(1)
+            state.divergence_step.copy_(torch.where((frozen >= 0).any(1), first, -1))
 
     def _coldest(self, per_replica: Tensor) -> Tensor:
         return per_replica.view(self.n, self.r)[:, 0]
@@ -152,14 +166,18 @@ class ReplicaTransition(Transition):
     def renew(self) -> None:
         self.inner.renew()
 
-    def hamiltonian_now(self) -> Tensor | None:
-        total = self.inner.hamiltonian_now()
-        return None if total is None else self._coldest(total.contiguous())
-
     def info(self) -> StepInfo:
         info = self.inner.info()
         return StepInfo(*(None if t is None else self._coldest(t) for t in (info.energy, info.grad_norm, info.diverged,
                                                                             info.acceptance)))  # type: ignore[arg-type]  # fmt: skip
+
+    def snapshot(self) -> Any:
+        return self.inner.snapshot(), self.counters.clone(), list(self.tried)
+
+    def restore(self, snapshot: Any) -> None:
+        self.inner.restore(snapshot[0])
+        self.counters.copy_(snapshot[1])
+        self.tried = snapshot[2]
 
     def reset_stats(self) -> None:
         self.inner.reset_stats()
@@ -171,7 +189,9 @@ class ReplicaTransition(Transition):
         return None if norm is None else self._coldest(norm)
 
     def stats(self) -> dict[str, Any]:
-        found = {k: self._coldest(v) if isinstance(v, Tensor) else v for k, v in self.inner.stats().items()}
-        tried = [max(self.tried[j % 2], 1) for j in range(self.r - 1)]
+        found: dict[str, Any] = {k: self._coldest(v) if isinstance(v, Tensor) else v for k, v in self.inner.stats().items()}
+        if found.get("adapted"):
+            found["adapted"] = {k: v.view(self.n, self.r)[0] for k, v in found["adapted"].items()} if self.n else {}
+        tried = [self.tried[j % 2] or math.nan for j in range(self.r - 1)]
         swaps = self.counters[:, :, 0] / torch.tensor(tried, dtype=torch.float64, device=self.counters.device)
         return {**found, "swap_acceptance": swaps}

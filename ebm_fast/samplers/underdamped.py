@@ -86,6 +86,7 @@ class UnderdampedTransition(Transition):
         self.sampler, self.energy, self.state = sampler, energy, state
         self.backend, self.guard, self.track, self.rng = backend, guard, track, rng
         x = state.x
+        self.carries = frozenset({"energy", "grad"})
         if guard and state.divergence_step is None:
             state.divergence_step = no_divergence(x)
         if not {"momentum", "energy", "grad"} <= state.extra.keys():
@@ -98,7 +99,8 @@ class UnderdampedTransition(Transition):
                 e, g = energy.value_and_grad(x)
             else:
                 e, g = x.new_zeros(x.shape[0]), torch.zeros_like(x)
-            state.extra.update(momentum=p, energy=e.to(x.dtype).clone(), grad=g.clone())
+            state.extra.update(energy=e.to(x.dtype).clone(), grad=g.clone())
+            state.extra.setdefault("momentum", p)
         mass = sampler.inverse_mass
         check_event(mass, "inverse_mass", x)
         if isinstance(sampler.step_size, Tensor):
@@ -117,6 +119,13 @@ class UnderdampedTransition(Transition):
             self.spread = math.sqrt(-math.expm1(-2.0 * sampler.friction * step))
         self._norm_sum = torch.zeros(x.shape[:1] if track else 0, dtype=torch.float64, device=x.device)
         self.reset_stats()
+
+    def snapshot(self) -> Any:
+        return self._norm_sum.clone(), self.gradients
+
+    def restore(self, snapshot: Any) -> None:
+        self._norm_sum.copy_(snapshot[0])
+        self.gradients = snapshot[1]
 
     def reset_stats(self) -> None:
         self._norm_sum.zero_()
@@ -139,7 +148,7 @@ class UnderdampedTransition(Transition):
         extra = self.state.extra
         if self.state.x.numel():
             energy, grad = self.energy.value_and_grad(self.state.x)
-            if changed(energy.to(self.state.x.dtype), extra["energy"]):
+            if changed(energy.to(self.state.x.dtype), extra["energy"], grad, extra["grad"]):
                 extra["energy"].copy_(energy)
                 extra["grad"].copy_(grad)
 

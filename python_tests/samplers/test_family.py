@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from samplers.family import NAMES, Counting, adaptive, bowl, family
+from samplers.family import NAMES, Counting, adaptive, bowl, family, shift
 
 import ebm_fast as ef
 from ebm_fast.engine.state import ChainState
@@ -265,9 +265,13 @@ BAD = [
     (lambda: ef.IndependenceMetropolis.gaussian(0.0, -1.0), ValueError, "std must be positive"),
     (lambda: ef.ReplicaExchange(ef.Langevin(0.1, noise_std=0.1), (1.0, 0.5)), ValueError, "temperature has no effect"),
     (lambda: ef.SimulatedAnnealing(ef.Langevin(0.1, noise_std=0.1), (1.0, 2.0)), ValueError, "temperature has no effect"),
-    (lambda: ef.SimulatedAnnealing(ef.AnnealedLangevin((1.0,), 0.1), (1.0, 2.0)), TypeError, "temperature must be a number"),
+    (lambda: ef.SimulatedAnnealing(ef.AnnealedLangevin((1.0,), 0.1), (1.0, 2.0)), TypeError, "anneals by itself"),
     (lambda: ef.ReplicaExchange(ef.HMC(torch.ones(3)), (1.0, 0.5)), ValueError, "step_size must be one number"),
     (lambda: ef.ReplicaExchange(ef.HMC(0.1), 4), TypeError, "betas must be a sequence"),
+    (lambda: ef.ReplicaExchange(ef.GHMC(0.1, adapt=ef.Adaptation()), (1.0, 0.5)), ValueError, "leave adapt out"),
+    (lambda: ef.ReplicaExchange(ef.RandomWalkMetropolis(0.1, temperature=0.0), (1.0, 0.5)), ValueError, "temperature must be"),
+    (lambda: ef.HMC(0.1).init(bowl, start(), warmup=-3), ValueError, "warmup must be"),
+    (lambda: ef.HMC(0.1).init(bowl, [1.0]), TypeError, "x0 must be a tensor"),
     (lambda: ef.GHMC(0.1, friction=-1.0), ValueError, "friction"),
     (lambda: ef.GHMC(torch.ones(3)), ValueError, "one number for all chains"),
     (lambda: ef.UnderdampedLangevin(0.1, temperature=-1.0), ValueError, "temperature"),
@@ -348,3 +352,105 @@ def test_counts_of_numpy():
     for bad in (4.0, True, "4", torch.tensor(4)):
         with pytest.raises(TypeError, match="num_steps must be an int"):
             ef.sample(bowl, ef.HMC(0.1), start(), num_steps=bad)
+
+
+def gaussian(x):
+    return 0.5 * x.flatten(1).square().sum(1)
+
+
+@pytest.mark.parametrize("other", [ef.RandomWalkMetropolis(2.0), ef.Langevin(0.3), ef.MetropolisHastings(shift)],
+                         ids=["random walk", "langevin", "metropolis-hastings"])  # fmt: skip
+def test_samplers_in_turn_on_one_chain_do_not_trust_each_others_gradients(other):
+    """In an own loop and by resume: energy and gradient in the state are those of the state, or not there."""
+    hmc = ef.HMC(0.9, 3)
+    state = hmc.init(gaussian, start(16), seed=1)
+    for _ in range(3):
+        for sampler in (hmc, other):
+            state, _ = sampler.step(gaussian, state)
+            if "energy" in state.extra:
+                torch.testing.assert_close(state.extra["energy"], gaussian(state.x), rtol=1e-5, atol=1e-6)
+            if "grad" in state.extra:
+                torch.testing.assert_close(state.extra["grad"], state.x, rtol=1e-5, atol=1e-6)
+            run = ef.sample(gaussian, hmc if sampler is other else other, num_steps=1, resume=state)
+            torch.testing.assert_close(run.stats.energy[-1], gaussian(run.final), rtol=1e-5, atol=1e-6)
+
+
+def test_a_resumed_chain_meets_another_energy_of_the_same_size():
+    """At energies of 10^4 a change of one in a million decides."""
+    first = ef.sample(lambda x: 1e4 + gaussian(x), ef.MALA(0.5), start(4_000, (1,)), num_steps=1, seed=0).state
+
+    def moved(x):
+        return 1e4 + gaussian(x - 2.0)
+
+    resumed = ef.sample(moved, ef.MALA(0.5), resume=first, num_steps=1)
+    fresh = ef.sample(moved, ef.MALA(0.5), first.x, num_steps=1, seed=first.seed, step=first.step)
+    assert abs(float(resumed.stats.acceptance.mean() - fresh.stats.acceptance.mean())) < 1e-3
+    forgotten = first.clone().forget_energy()
+    assert not {"energy", "grad"} & forgotten.extra.keys()
+
+
+def test_what_one_sampler_adapted_is_not_anothers():
+    adapting = ef.HMC(0.5, 5, adapt=ef.Adaptation(mass="diagonal"))
+    warm = ef.sample(gaussian, adapting, start(64), num_steps=1, warmup=100, seed=1).state
+    plain = ef.sample(gaussian, ef.HMC(0.01, 5), resume=warm, num_steps=5)
+    assert float(plain.stats.acceptance.min()) > 0.99
+    assert not plain.stats.adapted
+    mala = ef.sample(gaussian, ef.MALA(0.01, adapt=ef.Adaptation()), resume=warm, num_steps=5)
+    assert not mala.stats.adapted
+    assert float(mala.stats.acceptance.min()) > 0.98
+
+
+def test_chees_with_a_temperature_of_each_chain():
+    sampler = ef.HMC(0.3, 3, temperature=torch.linspace(1.0, 2.0, 16), adapt=ef.ChEES())
+    for event in ((4,), (16,), (2, 3)):
+        ef.sample(gaussian, sampler, start(16, event), num_steps=2, warmup=20, seed=1)
+
+
+def test_energies_that_are_views_and_gradients_that_are_x():
+    class Square:
+        def __call__(self, x):
+            return 0.5 * x.square().sum(1)
+
+        def energy_and_grad(self, x):
+            return self(x), x
+
+    for sampler in (ef.RandomWalkMetropolis(0.3), ef.HMC(0.3, 3), ef.ReplicaExchange(ef.HMC(0.3, 3), (1.0, 0.5))):
+        run = ef.sample(Square(), sampler, start(), num_steps=4, seed=1)
+        torch.testing.assert_close(run.final, ef.sample(gaussian, sampler, start(), num_steps=4, seed=1).final)
+        ef.sample(lambda x: x.square()[:, 0], sampler, start(), num_steps=2, seed=1)
+
+
+def test_replicas_of_a_conditional_energy():
+    """Each chain's condition goes to all of its replicas."""
+    centre = torch.linspace(-3.0, 3.0, 6)
+
+    def energy(x, y):
+        return 0.5 * (x - y[:, None]).square().sum(1)
+
+    sampler = ef.ReplicaExchange(ef.MALA(0.3), (1.0, 0.5, 0.2))
+    whole = ef.sample(energy, sampler, start(6), num_steps=8, seed=1, condition={"y": centre})
+    alone = ef.sample(lambda x: energy(x, centre[4].expand(len(x))), sampler, start(6)[4:5], num_steps=8, seed=1, chain_offset=4)
+    torch.testing.assert_close(whole.final[4:5], alone.final, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="holds 3 replicas a chain, the sampler has 2"):
+        ef.sample(gaussian, ef.ReplicaExchange(ef.MALA(0.3), (1.0, 0.5)), resume=whole.state, num_steps=1)
+
+
+def test_statistics_of_an_interrupted_run_are_of_its_whole_steps():
+    def energy(x):
+        energy.calls += 1
+        if energy.calls == 60:
+            signal.raise_signal(signal.SIGINT)
+        return gaussian(x)
+
+    energy.calls = 0
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(ef.Interrupted) as caught:
+            ef.sample(energy, ef.HMC(0.9, 3), start(), num_steps=1_000, thin=8, seed=1, moments=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    partial = caught.value.run
+    whole = ef.sample(gaussian, ef.HMC(0.9, 3), start(), num_steps=partial.num_steps, thin=8, seed=1, moments=True)
+    assert 0 < partial.num_steps < 20
+    for name in ("acceptance", "mean", "variance", "divergences"):
+        torch.testing.assert_close(getattr(partial.stats, name), getattr(whole.stats, name))
