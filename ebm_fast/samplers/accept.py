@@ -40,6 +40,10 @@ class AcceptRejectSampler(Sampler):
         checks.exact_state(x, "x0")
 
     def has_schedule(self) -> bool:
+        return self.coefficients_move()
+
+    def coefficients_move(self) -> bool:
+        """Whether step size or temperature change from step to step on the host."""
         return any(is_schedule(getattr(self, name, None)) for name in ("step_size", "temperature"))
 
 
@@ -114,7 +118,7 @@ class AcceptReject(Transition):
 
     def coefficients(self, age: int) -> dict[str, Any]:
         """What `derive` makes of step size and temperature; kept while neither changes."""
-        moving = self.state.adapting or self.sampler.has_schedule()
+        moving = self.state.adapting or self.sampler.coefficients_move()
         if moving or self._coefficients is None:
             found = self.derive(self.step_size(age), self.beta(age))
             self._coefficients = None if moving else found
@@ -124,7 +128,7 @@ class AcceptReject(Transition):
     def coefficients_of(self, num_steps: int) -> list[dict[str, Any]]:
         """Those of the next steps: one for all of them while nothing changes."""
         age = self.state.age
-        return [self.coefficients(age + k) for k in range(num_steps if self.sampler.has_schedule() else 1)]
+        return [self.coefficients(age + k) for k in range(num_steps if self.sampler.coefficients_move() else 1)]
 
     def forget_coefficients(self) -> None:
         self._coefficients = None

@@ -92,7 +92,10 @@ class HMC(AcceptRejectSampler):
             raise ValueError("ChEES varies the number of leapfrog steps by itself; leave leapfrog_jitter out")
 
     def has_schedule(self) -> bool:
-        return super().has_schedule() or self.leapfrog_jitter or self.step_jitter > 0.0 or isinstance(self.adapt, ChEES)
+        return super().has_schedule() or self.leapfrog_jitter or isinstance(self.adapt, ChEES)
+
+    def coefficients_move(self) -> bool:
+        return super().coefficients_move() or self.step_jitter > 0.0
 
     def why_not_fused(self, x: Tensor) -> str:
         return _why_not_fused(self, x)
@@ -286,7 +289,8 @@ class HMCTransition(AcceptReject):
 
     def chain_plan(self, num_steps: int) -> dict[str, Any]:
         steps, x, extra = self.coefficients_of(num_steps), self.state.x, self.state.extra
-        lengths: Any = [self.num_leapfrog(self.state.age + k) for k in range(num_steps if len(steps) > 1 else 1)]
+        varies = self.sampler.leapfrog_jitter or isinstance(getattr(self.sampler, "adapt", None), ChEES)
+        lengths: Any = [self.num_leapfrog(self.state.age + k) for k in range(num_steps if varies else 1)]
         return {
             "transition": "hmc", "step_size": stacked([c["drift"] for c in steps], x),
             "beta": stacked([c["beta"] for c in steps], x), "leapfrogs": lengths if len(lengths) > 1 else lengths[0],
