@@ -115,12 +115,17 @@ class ScoreFunction:
         def product(direction: Tensor) -> Any:
             return torch.func.jvp(lambda at: self._functional(at, condition), (x.detach(),), (direction,))
 
-        if len(v) == 1:
-            s, jv = product(v[0])
-            return s, inner(v, jv.unsqueeze(0))
-        # The point is not batched, so that s, and all that J v takes from it, is computed once.
-        s, jv = torch.func.vmap(product, out_dims=(None, 0), randomness="same")(v)  # type: ignore[arg-type]
-        return s, inner(v, jv)
+        keep = torch.is_grad_enabled()
+        # Several backward formulas (silu's) have forward-mode derivatives only where gradients are enabled.
+        with torch.enable_grad():
+            if len(v) == 1:
+                s, jv = product(v[0])
+                jv = jv.unsqueeze(0)
+            else:
+                # The point is not batched, so that s, and all that J v takes from it, is computed once.
+                s, jv = torch.func.vmap(product, out_dims=(None, 0), randomness="same")(v)  # type: ignore[arg-type]
+            q = inner(v, jv)
+        return (s, q) if keep else (s.detach(), q.detach())
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:  # (m, n, *event) both -> (m, n)

@@ -203,7 +203,8 @@ def _finite_difference(
     if centre:
         states[2 * m] = x
     repeated = {name: value.repeat(len(states), *[1] * (value.dim() - 1)) for name, value in condition.items()}
-    out = wide(score.output(states.flatten(0, 1), repeated)).unflatten(0, (len(states), n))
+    out = wide(score.output(states.flatten(0, 1), repeated))
+    out = out.reshape(len(states), n, *out.shape[1:])
     plus, minus = out[:m], out[m : 2 * m]
     if score.is_energy:
         first, second = energy_differences(plus, minus, out[2 * m], step)
