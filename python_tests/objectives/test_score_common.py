@@ -203,3 +203,22 @@ def test_torch_compile_where_the_docs_say_so():
             loss().backward()
     finite_difference_loss(net, x, v, 0.05).backward()
     torch._dynamo.reset()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", ["energy", "score"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_iteration_does_not_wait_for_the_device(name, kind):
+    net, x = network(name, kind).cuda(), torch.randn(16, 3, device="cuda")
+    objective = MAKERS[name](net)
+    for _ in range(2):  # tables and kernels are made, and what the model is becomes known
+        objective(x)[0].backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        objective(x)[0].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    objective.finish_checks()
+    objective(x * math.nan)
+    with pytest.raises(FloatingPointError, match="batch"):
+        objective.finish_checks()

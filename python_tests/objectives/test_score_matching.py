@@ -20,7 +20,7 @@ from ebm_fast.objectives import (
 from ebm_fast.objectives.scores import ScoreFunction, half_square
 
 F64 = torch.float64
-LEVELS = torch.tensor([0.3, 2.0], dtype=F64)
+LEVELS = (0.3, 2.0)
 
 
 def flat_gradient(loss: Tensor, module: nn.Module) -> Tensor:
@@ -43,6 +43,7 @@ def test_implicit_loss_by_brute_force_in_every_mode_and_chunk(name):
     """Value against the Jacobian of the score row by row, gradient against that of the brute force: 1e-12 of its size."""
     net, shape, condition = MODELS[name]()
     net, x = net.double(), torch.randn(shape, dtype=F64)
+    condition = {key: torch.tensor(value, dtype=F64) for key, value in condition.items()}
 
     def score(row: Tensor, i: int) -> Tensor:
         one = {key: value[i : i + 1] for key, value in condition.items()}
