@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ebm_fast.objectives.contrastive import Batch, contrastive_divergence_loss
-from ebm_fast.objectives.improved import nearest_neighbour_entropy
 from ebm_fast.objectives.numerics import wide
 from ebm_fast.objectives.two_player import TwoPlayerObjective, states_alone
 from ebm_fast.ops import checks
@@ -34,12 +33,22 @@ def reverse_kl_loss(energy: Tensor, log_q: Tensor) -> Tensor:  # (n,), (n,) -> (
 def kozachenko_leonenko(x: Tensor) -> Tensor:  # (n, *event) -> ()
     """H = d mean_i log rho_i + log V_d + log(n - 1) + gamma, rho_i the distance to the nearest other sample, V_d the unit ball.
 
-    An estimate of the entropy of the law that x is drawn from, consistent as n grows, with a bias of order n^(-2/d); neighbours
-    are constants of the gradient. Raises ValueError for fewer than two states. Source: Kozachenko and Leonenko 1987.
+    An estimate of the entropy of the law that x is drawn from, consistent as n grows, with a bias of order n^(-2/d). It is
+    differentiable in both ends of each distance, so that scaling x by e^t adds d t exactly. Equal samples count as the
+    smallest distance of the dtype. Raises ValueError for fewer than two states. Source: Kozachenko and Leonenko 1987.
     """
-    d = x[0].numel()
+    if x.dim() < 2 or len(x) < 2:
+        raise ValueError(
+            f"x: an entropy from distances needs at least 2 states (n, *event), got {tuple(x.shape)}"
+        )
+    flat = wide(x.flatten(1))
+    n, d = flat.shape
+    with torch.no_grad():
+        distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = distances.fill_diagonal_(torch.inf).argmin(1)
+    squared = (flat - flat[nearest]).square().sum(1).clamp_min(torch.finfo(flat.dtype).tiny)
     ball = 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1.0)
-    return d * nearest_neighbour_entropy(x) + (ball + math.log(max(len(x) - 1, 1)) + EULER)
+    return 0.5 * d * squared.log().mean() + (ball + math.log(n - 1) + EULER)
 
 
 class VariationalMLE(TwoPlayerObjective):
@@ -127,7 +136,7 @@ class VariationalMLE(TwoPlayerObjective):
         else:
             loss = energies.mean()
             if self.entropy_weight:
-                estimate = wide(kozachenko_leonenko(draw.x))
+                estimate = kozachenko_leonenko(draw.x)
                 loss, entropy = loss - self.entropy_weight * estimate, estimate.detach()
         metrics = {"energy_samples": energies.detach().mean()}
         if self.entropy_weight:

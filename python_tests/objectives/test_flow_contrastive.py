@@ -9,8 +9,8 @@ import torch
 from quadrature import Quadratic, expectation, gradient, grid, log_normal
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+from two_players import Plane, alternate, network, three_gaussians
 
-import ebm_fast as ef
 from ebm_fast.objectives import NCE, FlowContrastive, nce_loss, players
 
 F64 = torch.float64
@@ -94,10 +94,9 @@ def finite_differences(objective: FlowContrastive, data: Tensor, h: float = 1e-5
     return torch.tensor(found, dtype=F64)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_noise": 2, "likelihood_weight": 0.3}])
-def test_the_flow_s_gradient_runs_through_samples_and_density(options):
+def test_the_flow_s_gradient_runs_through_samples_and_density():
     flow, data = flow_on_plane(), torch.randn(6, 2, dtype=F64)
-    objective = FlowContrastive(Net(), flow, log_z=0.3, seed=1, **options)
+    objective = FlowContrastive(Net(), flow, num_noise=2, likelihood_weight=0.3, log_z=0.3, seed=1)
     loss, _ = objective.generator_loss(data)
     found = gradient(loss, objective.generator_parameters())
     wanted = finite_differences(objective, data)
@@ -123,7 +122,7 @@ def test_the_players_losses_are_opposite_and_reach_their_own_parameters_alone():
     torch.testing.assert_close(loss, -nce_loss(*r), rtol=1e-13, atol=0)
     torch.testing.assert_close(metrics["entropy"], -drawn.log_prob(drawn.x).mean().detach(), rtol=1e-13, atol=0)
     ids = {id(p) for p in objective.parameters()}
-    assert objective.log_z in objective.parameters()
+    assert id(objective.log_z) in ids
     assert not ids & {id(p) for p in objective.generator_parameters()}
 
 
@@ -201,7 +200,7 @@ def test_likelihood_beside_the_game_is_maximum_likelihood():
     torch.testing.assert_close(difference, gradient(wanted, flow.parameters()), rtol=1e-9, atol=1e-12)
 
 
-def alternate(objective: FlowContrastive, batches: list[Tensor], lr: float) -> list[float]:
+def descend(objective: FlowContrastive, batches: list[Tensor], lr: float) -> list[float]:
     losses = []
     for data in batches:
         for loss_of, parameters in (
@@ -222,52 +221,31 @@ def test_resume_is_exact():
     batches = [torch.randn(8, 2, dtype=F64) for _ in range(6)]
     net, flow = Net(), flow_on_plane()
     objective = FlowContrastive(net, flow, log_z=0.2, seed=3)
-    alternate(objective, batches[:3], 0.1)
+    descend(objective, batches[:3], 0.1)
     saved = objective.state_dict()
     other_net = Net()
     other_net.load_state_dict(net.state_dict())
-    rest = alternate(objective, batches[3:], 0.1)
+    rest = descend(objective, batches[3:], 0.1)
     other = FlowContrastive(other_net, flow_on_plane(), log_z=0.0)
     other.load_state_dict(saved)
     torch.manual_seed(77)
-    assert alternate(other, batches[3:], 0.1) == rest
+    assert descend(other, batches[3:], 0.1) == rest
     assert torch.equal(other.log_z, objective.log_z)
     with pytest.raises(ValueError, match=r"state: expected log_z none, got \(\)"):
         FlowContrastive(net, flow).load_state_dict(saved)
 
 
 def test_density_of_a_mixture_on_the_plane():
-    """Three Gaussians, one narrow: after 800 rounds KL(truth || model) is below 0.02 nats with the learned log Z, which
-    lies within 0.05 of that by quadrature; the flow ends near the truth too. One Gaussian is 0.4 nats off."""
+    """Three Gaussians against quadrature, after 300 rounds: KL(truth || model) below 0.03 nats and log densities within 0.25
+    (root mean square), log Z within 0.06, the flow within 0.06 nats. The best single Gaussian is 0.72 nats away."""
     zuko = pytest.importorskip("zuko")
-    truth = ef.energies.GaussianMixture([[1.5, 0.0], [-1.0, 1.2], [-1.0, -1.2]], [0.4, 0.6, 0.6], [2.0, 1.0, 1.0])
-    data = truth.sample(20_000, seed=1)
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1), nn.Flatten(0))
-    flow = zuko.flows.NSF(features=2, transforms=2, bins=8, hidden_features=(32,))
+    truth, plane = three_gaussians(), Plane()
+    net, flow = network(), zuko.flows.NSF(features=2, transforms=1, bins=8, hidden_features=(32,))
     objective = FlowContrastive(net, flow, log_z=0.0, seed=2)
-    rounds = 800
-    optimizers = [
-        torch.optim.Adam(parameters(), lr=3e-3)
-        for parameters in (objective.parameters, objective.generator_parameters)
-    ]
-    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, rounds) for o in optimizers]
-    for step in range(rounds):
-        batch = data[torch.randint(len(data), (256,))]
-        for loss_of, optimizer, schedule in zip((objective, objective.generator_loss), optimizers, schedules, strict=True):
-            loss, _ = loss_of(batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    axis = torch.linspace(-5, 5, 251)
-    points, area = torch.cartesian_prod(axis, axis), (axis[1] - axis[0]).item() ** 2
+    alternate(objective, truth.sample(20_000, seed=1), 300, (2e-2, 2e-2), 512)
     with torch.no_grad():
-        log_p = -truth(points) - truth.log_z
-        model = -net(points)
-        log_z = (model.logsumexp(0) + math.log(area)).item()
-        kl = [(log_p.exp() * (log_p - log_q)).sum().item() * area for log_q in
-              (model - objective.log_z, model - log_z, flow().log_prob(points))]
-    print(kl, log_z, objective.log_z.item())
-    assert abs(kl[0]) < 0.02 and 0 < kl[1] < 0.02 and 0 < kl[2] < 0.1
-    assert objective.log_z.item() == pytest.approx(log_z, abs=0.05)
+        log_z = plane.log_integral(-net(plane.points))
+        kl, error = plane.distance(truth, -net(plane.points) - log_z)
+        assert kl < 0.03 and error < 0.25, (kl, error)
+        assert objective.log_z.item() == pytest.approx(log_z, abs=0.06)
+        assert plane.distance(truth, flow().log_prob(plane.points))[0] < 0.06
