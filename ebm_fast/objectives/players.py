@@ -91,6 +91,8 @@ class Generator(Player):
     """
 
     exact = False
+    log_std: Tensor
+    _like: Tensor
 
     def __init__(
         self,
@@ -129,6 +131,7 @@ class Generator(Player):
         if not isinstance(centres, Tensor) or centres.ndim < 2 or len(centres) != n:
             got = tuple(centres.shape) if isinstance(centres, Tensor) else type(centres).__name__
             raise ValueError(f"net: expected states ({n}, *event) for latents {tuple(z.shape)}, got {got}")
+        centres = centres.to(z.dtype)  # under autocast a network returns other states than it is given
         if not self.has_density:
             return Draw(centres, None)
         if self.log_std.shape not in ((), centres.shape[1:]):

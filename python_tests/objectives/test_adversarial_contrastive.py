@@ -100,7 +100,14 @@ def test_the_classifier_knows_the_density_of_the_whole_mixture():
         wanted = nce_loss(ratios[0], ratios[1], num_noise=nu) * w + nce_loss(ratios[0], ratios[2], num_noise=nu) * (1 - w)
         loss, metrics = (objective.generator_loss if for_generator else objective)(data)
         torch.testing.assert_close(loss, -wanted if for_generator else wanted, rtol=1e-12, atol=0)
-    torch.testing.assert_close(metrics["entropy"], -drawn.log_prob(drawn.x).mean().detach(), rtol=1e-12, atol=0)
+    log_q = drawn.log_prob(drawn.x)
+    torch.testing.assert_close(metrics["entropy"], -log_q.mean().detach(), rtol=1e-12, atol=0)
+    # The generator's other forms, on the same draw: entropy beside the game, and the loss that does not saturate.
+    options = {"base_weight": w, "num_noise": nu, "log_z": 0.2, "seed": 8}
+    spread = AdversarialContrastive(net, generator(), base(), entropy_weight=0.4, **options).generator_loss(data)[0]
+    torch.testing.assert_close(spread, loss + 0.4 * log_q.mean(), rtol=1e-12, atol=0)
+    other = AdversarialContrastive(net, generator(), base(), saturating=False, **options).generator_loss(data)[0]
+    torch.testing.assert_close(other, nu * (1 - w) * softplus(math.log(nu) - ratios[2]).mean(), rtol=1e-12, atol=0)
 
 
 OBJECTIVES = {
@@ -328,3 +335,18 @@ def test_density_on_the_plane_with_a_noisy_generator():
         assert 0.6 < (drawn.x[:, 0] > 0).float().mean() < 0.9
         assert plane.distance(truth, drawn.log_prob(plane.points))[0] < 0.4
         assert plane.distance(truth, static.log_prob(plane.points))[0] > 0.5
+
+
+@pytest.mark.cuda
+def test_an_iteration_does_not_wait_for_the_device():
+    objective = AdversarialContrastive(Net(), generator(), base(), log_z=0.0, seed=0)
+    data = torch.randn(10, 2, dtype=F64)
+    for loss_of in (objective, objective.generator_loss):
+        loss_of(data)[0].backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for loss_of in (objective, objective.generator_loss):
+            loss_of(data)[0].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    objective.finish_checks()

@@ -235,6 +235,17 @@ def test_resume_is_exact():
         FlowContrastive(net, flow).load_state_dict(saved)
 
 
+def test_a_split_batch_sees_the_same_flow():
+    data, net, flow = torch.randn(8, 2, dtype=F64), Net(), players.DiagonalGaussian(torch.zeros(2, dtype=F64), 1.2)
+
+    def losses(x: Tensor, offset: int) -> Tensor:
+        objective = FlowContrastive(net, flow, num_noise=2, seed=2, chain_offset=offset)
+        return torch.stack([objective(x)[0], objective.generator_loss(x)[0]])
+
+    halves = losses(data[:4], 0) + losses(data[4:], 4)
+    torch.testing.assert_close(losses(data, 0), halves / 2, rtol=1e-13, atol=0)
+
+
 def test_density_of_a_mixture_on_the_plane():
     """Three Gaussians against quadrature, after 300 rounds: KL(truth || model) below 0.03 nats and log densities within 0.25
     (root mean square), log Z within 0.06, the flow within 0.06 nats. The best single Gaussian is 0.72 nats away."""
