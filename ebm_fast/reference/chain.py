@@ -194,8 +194,8 @@ def chain_(
                         PURPOSES["accept"], seed, step + t, chain_offset)  # fmt: skip
         elif transition == "hmc":
             c_at, n_at = (persist, (1.0 - persist.double().square()).sqrt().to(persist.dtype)) if flip else (None, None)
-            propose_(y, None, p, None, sigma, kinetic, None, None, c_at, n_at, rng, 0.0, 0.0, 0.0, 1.0, PURPOSES["momentum"], seed,
-                     step + t, chain_offset)  # fmt: skip
+            propose_(y, None, p, None, sigma, kinetic, None, None, c_at, n_at, rng, 0.0, 0.0, 0.0, 1.0, PURPOSES["momentum"],
+                     seed, step + t, chain_offset)  # fmt: skip
             before = p.clone()
             xp.copy_(y)
             leapfrog_(xp, p, g, sigma, b * s / 2, s, 0.0, 0.0)
