@@ -30,10 +30,10 @@ class MLPEnergy(Summable, nn.Module):
         activation: "tanh", "silu", "relu", "leaky_relu", "softplus" or "gelu" (the exact one, with erf).
         negative_slope: of "leaky_relu".
         precision: of the matrix products. "float32"; "tf32", a hint to native code on GPUs with such units, computed in float32
-            everywhere else; "bfloat16": E(x) = w~ . h_H + b, h_l = act(z_l), z_l = W~_l h~_{l-1} + b_l, where ~ means rounded to
-            bfloat16 (to nearest, ties to even), h~_0 = x, and backwards d_H = (w~ act'(z_H))~, d_l = (act'(z_l) W~'_{l+1}
-            d_{l+1})~, grad E = W~'_1 d_1; sums are float32. Parameters stay float32, and their gradients are those of mixed
-            precision. The gradient is that of E up to the roundings of d: samplers with a Metropolis step leave exp(-E) invariant.
+            everywhere else; "bfloat16": z_l = W~_l h~_{l-1} + b_l, where ~ means rounded to bfloat16 (to nearest, ties to even)
+            and h~_0 = x is not, and backwards d_H = (w act'(z_H))~, d_l = (act'(z_l) W~'_{l+1} d_{l+1})~, grad E = W~'_1 d_1;
+            all sums are float32. Parameters stay float32, and their gradients are those of mixed precision. The gradient is that
+            of E up to the roundings of d: samplers with a Metropolis step still leave exp(-E) invariant.
 
     Raises:
         TypeError, ValueError: an argument is of a wrong kind or range.
@@ -74,14 +74,11 @@ class MLPEnergy(Summable, nn.Module):
         return last(h).squeeze(1)
 
     def _rounded(self, h: Tensor) -> Tensor:
-        linear, last = nn.functional.linear, len(self.widths)
-        for k, layer in enumerate(self.layers):
-            z = linear(h, rounded(layer.weight), layer.bias)
-            if k < last:
-                h = self._act(round_gradient(z))
-            if k + 1 < last:
-                h = rounded(h)
-        return z.squeeze(1)
+        *hidden, last = self.layers
+        for k, layer in enumerate(hidden):
+            z = nn.functional.linear(h if k == 0 else rounded(h), rounded(layer.weight), layer.bias)
+            h = self._act(round_gradient(z))
+        return last(h).squeeze(1)
 
     def _act(self, z: Tensor) -> Tensor:
         if self.activation == "leaky_relu":

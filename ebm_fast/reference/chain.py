@@ -90,12 +90,13 @@ def energy_function(
         for layer, (into, out) in enumerate(zip((dim, *widths), (*widths, 1))):
             weight, bias = parameters[at : at + into * out].to(x).view(out, into), parameters[at + into * out :][:out].to(x)
             at += (into + 1) * out
-            z = h @ (rounded(weight) if coarse else weight).T + bias
             if layer == len(widths):
-                return z[:, 0]
-            h = act(round_gradient(z) if coarse else z)
-            h = rounded(h) if coarse and layer + 1 < len(widths) else h
-        raise AssertionError
+                h = h @ weight.T + bias
+            elif coarse:
+                h = act(round_gradient((rounded(h) if layer else h) @ rounded(weight).T + bias))
+            else:
+                h = act(h @ weight.T + bias)
+        return h[:, 0]
 
     kinds: dict[str, Function] = {f.__name__: f for f in (
         gaussian_diagonal, gaussian_dense, mixture, gamma, double_well, rosenbrock, funnel, ring, phi_four, logistic_regression,
