@@ -106,8 +106,11 @@ def check_descriptor(descriptor: Any, x: Tensor) -> None:
         raise ValueError(f"descriptor.integers do not fit a {kind!r}, got {integers}") from None
     if wanted < 0:
         raise ValueError(f"descriptor.integers {integers} do not fit a {kind!r} of {dim} numbers")
-    if (precision := _precision(descriptor)) not in (PRECISIONS if kind == "mlp" else PRECISIONS[:1]):
-        raise ValueError(f"descriptor.precision must be one of {', '.join(PRECISIONS)}, and float32 but for 'mlp', got {precision!r}")
+    precision = _precision(descriptor)
+    if precision not in PRECISIONS:
+        raise ValueError(f"descriptor.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "float32" and kind != "mlp":
+        raise ValueError(f"descriptor.precision must be 'float32' for {kind!r}, got {precision!r}")
     checks.exactly(parameters, "descriptor.parameters", (wanted,), torch.float32, x.device)
 
 
