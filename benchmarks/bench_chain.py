@@ -105,7 +105,7 @@ def torchebm_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], objec
 
 
 def check(energy: Any, start: Tensor) -> None:
-    """The chain that is timed is the chain of the specification. In bfloat16 a sum in another order may round to the next number."""
+    """The chain that is timed is the specification's. In bfloat16 a sum in another order may round to the next number."""
     tolerance = 5e-3 if getattr(energy, "precision", "") == "bfloat16" else 1e-4
     options = {"num_steps": 20, "step_size": STEP_SIZE, "noise_std": NOISE_STD, "seed": 1}
     truth = ef.langevin_(start.clone(), energy, strategy="reference", **options)

@@ -25,12 +25,21 @@ constexpr EnergyEntry<G> entry() {
             E::scratch};
 }
 
+// An MLP's rows are long: four groups of them would fill the first cache, and two already keep the multipliers busy.
+constexpr int MOST_MLP_GROUPS = 2;
+
+template <int G>
+constexpr EnergyEntry<G> mlp_entry() {
+    if constexpr (G <= MOST_MLP_GROUPS) return entry<G, Mlp>();
+    else return {};
+}
+
 // in the order of EnergyKind
 template <int G>
 constexpr EnergyEntry<G> ENERGIES[] = {
     entry<G, GaussianDiagonal>(), entry<G, GaussianDense>(),      entry<G, Mixture>(),      entry<G, Gamma>(),
     entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),         entry<G, Funnel>(),       entry<G, Ring>(),
-    entry<G, PhiFour>(),          entry<G, LogisticRegression>(), entry<G, EightSchools>(), entry<G, Mlp>()};
+    entry<G, PhiFour>(),          entry<G, LogisticRegression>(), entry<G, EightSchools>(), mlp_entry<G>()};
 
 inline EnergyView energy_view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers, c.precision}; }
 
@@ -361,8 +370,7 @@ inline void chain_tiles(const ChainParams& c, const MlpKernels* mlp, const float
 
 constexpr int MOST_GROUPS = W == 16 ? 4 : 2;
 
-// An MLP's rows are long: four groups of them would fill the first cache, and two already keep the multipliers busy.
-inline int most_groups(const ChainParams& c) { return c.energy_kind == EnergyKind::mlp ? 2 : MOST_GROUPS; }
+inline int most_groups(const ChainParams& c) { return c.energy_kind == EnergyKind::mlp ? MOST_MLP_GROUPS : MOST_GROUPS; }
 
 inline void chain_range(const ChainParams& c, const MlpKernels* mlp, int groups, const float* packed, int64_t begin, int64_t end,
                         void* space) {
