@@ -65,16 +65,47 @@ inline void pack_parameters(const ChainParams& c, float* out) {
     }
 }
 
+// The first round of Philox multiplies the block and the step, which all lanes of a group share: numbers instead of vectors.
+struct FirstRound {
+    uint32_t chain, second, third, fourth;      // to be combined with the lanes' chains; the other words of the counter
+
+    FirstRound(const KeyTable& keys, uint32_t block, uint32_t step, uint32_t tag) {
+        const uint64_t a = uint64_t{block} * 0xD2511F53u, b = uint64_t{step} * 0xCD9E8D57u;
+        chain = static_cast<uint32_t>(b >> 32) ^ static_cast<uint32_t>(keys.first(0)), second = static_cast<uint32_t>(b);
+        third = static_cast<uint32_t>(a >> 32) ^ tag ^ static_cast<uint32_t>(keys.second(0)), fourth = static_cast<uint32_t>(a);
+    }
+};
+
 // Normals of dim elements of G groups of chains, as rows: out[i][g]
 template <int G>
 inline void normal_rows(const KeyTable& keys, uint32_t step, uint32_t tag, const U (&chains)[G], int dim, F* out) {
+    if (dim <= 2) {      // half of a block: its other half is not even computed
+        const FirstRound round(keys, 0, step, tag);
+        for (int g = 0; g < G; g += GROUPS) {
+            U chain[GROUPS];
+            for (int k = 0; k < GROUPS; ++k) chain[k] = chains[(g + k) % G] ^ round.chain;
+            Words counter[4] = {to_words(chain), to_words(round.second), to_words(round.third), to_words(round.fourth)};
+            philox4x32_10<1>(counter, keys);
+            for (int k = 0; k < GROUPS && g + k < G; ++k) {
+                F z0, z1;
+                box_muller<F, I, U>(group_of(counter[0], k), group_of(counter[1], k), z0, z1);
+                out[g + k] = z0;
+                if (dim > 1) out[G + g + k] = z1;
+            }
+        }
+        return;
+    }
     const int blocks = (dim + 3) / 4, units = blocks * G;
     for (int unit = 0; unit < units; unit += GROUPS) {
-        U block[GROUPS], chain[GROUPS];
-        for (int k = 0; k < GROUPS; ++k)
-            block[k] = U{} + static_cast<uint32_t>((unit + k) / G), chain[k] = chains[(unit + k) % G];
-        Words counter[4] = {to_words(block), to_words(chain), to_words(step), to_words(tag)};
-        philox4x32_10(counter, keys);
+        U chain[GROUPS], third[GROUPS], fourth[GROUPS];
+        uint32_t second = 0;
+        for (int k = 0; k < GROUPS; ++k) {
+            const FirstRound round(keys, static_cast<uint32_t>((unit + k) / G), step, tag);
+            chain[k] = chains[(unit + k) % G] ^ round.chain, second = round.second;
+            third[k] = U{} + round.third, fourth[k] = U{} + round.fourth;
+        }
+        Words counter[4] = {to_words(chain), to_words(second), to_words(third), to_words(fourth)};
+        philox4x32_10<1>(counter, keys);
         for (int k = 0; k < GROUPS && unit + k < units; ++k) {
             const int first = (unit + k) / G * 4, rest = dim - first;
             F* row = out + first * G + (unit + k) % G;
