@@ -146,7 +146,7 @@ ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer 
                          Schedule noise_std, Schedule beta, Schedule persistence, int64_t chains, int64_t dim, int energy_kind,
                          std::vector<int64_t> integers, int transition, int64_t steps, int64_t thin, int64_t count,
                          int64_t leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard,
-                         std::vector<double> numbers, uint64_t seed, uint64_t step, uint32_t chain_offset) {
+                         std::vector<double> numbers, uint64_t seed, uint64_t step, uint32_t chain_offset, int precision) {
     ChainParams p{};
     p.stream = {seed, step, 0, chain_offset, at<const int64_t>(rng)};
     p.chains = chains, p.dim = dim, p.steps = steps;
@@ -163,6 +163,7 @@ ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer 
     const double* n = numbers.data();
     p.max_error = n[0], p.heavy_ball = n[1], p.prior_precision = n[2], p.grad_clip = n[3], p.grad_clip_norm = n[4];
     p.step_lo = n[5], p.step_hi = n[6], p.noise_lo = n[7], p.noise_hi = n[8], p.offset = n[9];
+    p.precision = precision;
     return p;
 }
 

@@ -6,6 +6,7 @@
 #include "../core/energies/mlp.h"
 #include "../core/energies/shapes.h"
 #include "../core/transition.h"
+#include "chain_kernels.h"
 #include "noise.h"
 
 EBM_FAST_CORE_BEGIN
@@ -24,14 +25,23 @@ constexpr EnergyEntry<G> entry() {
             E::scratch};
 }
 
+// An MLP's rows are long: four groups of them would fill the first cache, and two already keep the multipliers busy.
+constexpr int MOST_MLP_GROUPS = 2;
+
+template <int G>
+constexpr EnergyEntry<G> mlp_entry() {
+    if constexpr (G <= MOST_MLP_GROUPS) return entry<G, Mlp>();
+    else return {};
+}
+
 // in the order of EnergyKind
 template <int G>
 constexpr EnergyEntry<G> ENERGIES[] = {
     entry<G, GaussianDiagonal>(), entry<G, GaussianDense>(),      entry<G, Mixture>(),      entry<G, Gamma>(),
     entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),         entry<G, Funnel>(),       entry<G, Ring>(),
-    entry<G, PhiFour>(),          entry<G, LogisticRegression>(), entry<G, EightSchools>(), entry<G, Mlp>()};
+    entry<G, PhiFour>(),          entry<G, LogisticRegression>(), entry<G, EightSchools>(), mlp_entry<G>()};
 
-inline EnergyView energy_view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers}; }
+inline EnergyView energy_view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers, c.precision}; }
 
 // Parameters in the order in which the inner loops read them; 0: as they are.
 inline int64_t packed_size(const ChainParams& c) {
@@ -55,16 +65,47 @@ inline void pack_parameters(const ChainParams& c, float* out) {
     }
 }
 
+// The first round of Philox multiplies the block and the step, which all lanes of a group share: numbers instead of vectors.
+struct FirstRound {
+    uint32_t chain, second, third, fourth;      // to be combined with the lanes' chains; the other words of the counter
+
+    FirstRound(const KeyTable& keys, uint32_t block, uint32_t step, uint32_t tag) {
+        const uint64_t a = uint64_t{block} * 0xD2511F53u, b = uint64_t{step} * 0xCD9E8D57u;
+        chain = static_cast<uint32_t>(b >> 32) ^ static_cast<uint32_t>(keys.first(0)), second = static_cast<uint32_t>(b);
+        third = static_cast<uint32_t>(a >> 32) ^ tag ^ static_cast<uint32_t>(keys.second(0)), fourth = static_cast<uint32_t>(a);
+    }
+};
+
 // Normals of dim elements of G groups of chains, as rows: out[i][g]
 template <int G>
 inline void normal_rows(const KeyTable& keys, uint32_t step, uint32_t tag, const U (&chains)[G], int dim, F* out) {
+    if (dim <= 2) {      // half of a block: its other half is not even computed
+        const FirstRound round(keys, 0, step, tag);
+        for (int g = 0; g < G; g += GROUPS) {
+            U chain[GROUPS];
+            for (int k = 0; k < GROUPS; ++k) chain[k] = chains[(g + k) % G] ^ round.chain;
+            Words counter[4] = {to_words(chain), to_words(round.second), to_words(round.third), to_words(round.fourth)};
+            philox4x32_10<1>(counter, keys);
+            for (int k = 0; k < GROUPS && g + k < G; ++k) {
+                F z0, z1;
+                box_muller<F, I, U>(group_of(counter[0], k), group_of(counter[1], k), z0, z1);
+                out[g + k] = z0;
+                if (dim > 1) out[G + g + k] = z1;
+            }
+        }
+        return;
+    }
     const int blocks = (dim + 3) / 4, units = blocks * G;
     for (int unit = 0; unit < units; unit += GROUPS) {
-        U block[GROUPS], chain[GROUPS];
-        for (int k = 0; k < GROUPS; ++k)
-            block[k] = U{} + static_cast<uint32_t>((unit + k) / G), chain[k] = chains[(unit + k) % G];
-        Words counter[4] = {to_words(block), to_words(chain), to_words(step), to_words(tag)};
-        philox4x32_10(counter, keys);
+        U chain[GROUPS], third[GROUPS], fourth[GROUPS];
+        uint32_t second = 0;
+        for (int k = 0; k < GROUPS; ++k) {
+            const FirstRound round(keys, static_cast<uint32_t>((unit + k) / G), step, tag);
+            chain[k] = chains[(unit + k) % G] ^ round.chain, second = round.second;
+            third[k] = U{} + round.third, fourth[k] = U{} + round.fourth;
+        }
+        Words counter[4] = {to_words(chain), to_words(second), to_words(third), to_words(fourth)};
+        philox4x32_10<1>(counter, keys);
         for (int k = 0; k < GROUPS && unit + k < units; ++k) {
             const int first = (unit + k) / G * 4, rest = dim - first;
             F* row = out + first * G + (unit + k) % G;
@@ -137,6 +178,7 @@ struct ChainTile {
     const TileIndex<G> index;
     const EnergyView view;
     const EnergyEntry<G>& energy;
+    const MlpKernels* const mlp;
     const KeyTable& keys;
     const Counter key;
     F* scratch;
@@ -144,12 +186,13 @@ struct ChainTile {
     U chains[G];
     Numbers<F, G> now;
 
-    ChainTile(const ChainParams& params, const EnergyView& energy_params, const KeyTable& table, const Counter& counter,
+    ChainTile(const ChainParams& params, const EnergyView& energy_params, const MlpKernels* kernels, const KeyTable& table, const Counter& counter,
               int64_t tile, F* space)
         : c(params),
           index{tile * G * W, params.chains - tile * G * W < G * W ? params.chains - tile * G * W : G * W},
           view(energy_params),
           energy(ENERGIES<G>[static_cast<int>(params.energy_kind)]),
+          mlp(kernels),
           keys(table),
           key(counter),
           scratch(space) {
@@ -164,7 +207,12 @@ struct ChainTile {
 
     // The machine of core/transition.h
     template <int MODE> void evaluate(const F* x, F* grad, F* e) {
-        energy.of[MODE](view, x, grad, e, scratch);
+        if (G <= 2 && mlp) {
+            mlp->evaluate[G / 2 % 2][MODE](c, view.p, reinterpret_cast<const float*>(x), reinterpret_cast<float*>(grad),
+                                           reinterpret_cast<float*>(e), reinterpret_cast<float*>(scratch));
+        } else {
+            energy.of[MODE](view, x, grad, e, scratch);
+        }
         if (MODE & VALUE)
             for (int g = 0; g < G; ++g) e[g] += broadcast<F>(c.offset);
     }
@@ -237,8 +285,9 @@ struct ChainTile {
     }
 
     // event arrays in the order in which `run` lays them out
-    static int64_t space(const ChainParams& params) {
-        return (params.dim * 8 + ENERGIES<G>[static_cast<int>(params.energy_kind)].scratch(energy_view(params))) * G;
+    static int64_t space(const ChainParams& params, const MlpKernels* mlp) {
+        const EnergyEntry<G>& entry = ENERGIES<G>[static_cast<int>(params.energy_kind)];
+        return (params.dim * 8 + (mlp ? mlp->scratch(params) : entry.scratch(energy_view(params)))) * G;
     }
 
     void run(F* space) {
@@ -340,26 +389,31 @@ struct ChainTile {
 };
 
 template <int G>
-inline void chain_tiles(const ChainParams& c, const float* packed, int64_t begin, int64_t end, void* space) {
+inline void chain_tiles(const ChainParams& c, const MlpKernels* mlp, const float* packed, int64_t begin, int64_t end,
+                        void* space) {
     const Counter key = make_counter(c.stream);
     const KeyTable keys(key.keys);
     EnergyView view = energy_view(c);
     if (packed) view.p = packed;
-    for (int64_t tile = begin; tile < end; ++tile) ChainTile<G>(c, view, keys, key, tile, nullptr).run(static_cast<F*>(space));
+    for (int64_t tile = begin; tile < end; ++tile)
+        ChainTile<G>(c, view, mlp, keys, key, tile, nullptr).run(static_cast<F*>(space));
 }
 
 constexpr int MOST_GROUPS = W == 16 ? 4 : 2;
 
-inline void chain_range(const ChainParams& c, int groups, const float* packed, int64_t begin, int64_t end, void* space) {
-    if (groups == 1) return chain_tiles<1>(c, packed, begin, end, space);
-    if (groups == 2 || MOST_GROUPS == 2) return chain_tiles<2>(c, packed, begin, end, space);
-    chain_tiles<MOST_GROUPS>(c, packed, begin, end, space);
+inline int most_groups(const ChainParams& c) { return c.energy_kind == EnergyKind::mlp ? MOST_MLP_GROUPS : MOST_GROUPS; }
+
+inline void chain_range(const ChainParams& c, const MlpKernels* mlp, int groups, const float* packed, int64_t begin, int64_t end,
+                        void* space) {
+    if (groups == 1) return chain_tiles<1>(c, mlp, packed, begin, end, space);
+    if (groups == 2 || MOST_GROUPS == 2) return chain_tiles<2>(c, mlp, packed, begin, end, space);
+    chain_tiles<MOST_GROUPS>(c, mlp, packed, begin, end, space);
 }
 
-inline int64_t chain_space(const ChainParams& c, int groups) {
-    const int64_t vectors = groups == 1                       ? ChainTile<1>::space(c)
-                            : groups == 2 || MOST_GROUPS == 2 ? ChainTile<2>::space(c)
-                                                              : ChainTile<MOST_GROUPS>::space(c);
+inline int64_t chain_space(const ChainParams& c, const MlpKernels* mlp, int groups) {
+    const int64_t vectors = groups == 1                       ? ChainTile<1>::space(c, mlp)
+                            : groups == 2 || MOST_GROUPS == 2 ? ChainTile<2>::space(c, mlp)
+                                                              : ChainTile<MOST_GROUPS>::space(c, mlp);
     return vectors * static_cast<int64_t>(sizeof(F));
 }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .backend import native
+from .chain import PRECISIONS, TRANSITIONS
 
 _C: Any = native()
 
@@ -200,7 +201,6 @@ def moments_cuda(x: Tensor, *args: Any) -> None:
 
 ENERGIES = ("gaussian_diagonal", "gaussian_dense", "mixture", "gamma", "double_well", "rosenbrock", "funnel", "ring", "phi_four",
             "logistic_regression", "eight_schools", "mlp")  # fmt: skip
-TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
 
 
 def _schedule(number: float, at: Tensor | None) -> Any:
@@ -219,6 +219,7 @@ def chain_cpu(
     rng: Tensor | None, energy_kind: str, integers: list[int], transition: str, steps: int, thin: int, count: int,
     leapfrogs: int, carried: bool, finish: bool, flip: bool, noise_first: bool, guard: bool, step_size: float,
     noise_std: float, beta: float, persistence: float, numbers: list[float], seed: int, step: int, chain_offset: int,
+    precision: str,
 ) -> None:  # fmt: skip
     pointers = (x, parameters, energy, grad, momentum, scale, leapfrogs_at, divergence_step, norm_sum, samples, energies,
                 hamiltonians, counters, mean, squares, rng)  # fmt: skip
@@ -226,5 +227,5 @@ def chain_cpu(
         *map(address, pointers), _schedule(step_size, step_size_at), _schedule(noise_std, noise_std_at),
         _schedule(beta, beta_at), _schedule(persistence, persistence_at), *_shape(x), ENERGIES.index(energy_kind),
         list(integers), TRANSITIONS.index(transition), steps, thin, count, leapfrogs, carried, finish, flip, noise_first, guard,
-        list(numbers), seed & WORD, step & WORD, chain_offset, threads(),
+        list(numbers), seed & WORD, step & WORD, chain_offset, PRECISIONS.index(precision), threads(),
     )  # fmt: skip
