@@ -84,6 +84,10 @@ class FusedTransition:
 
     def advance(self, num_steps: int) -> None:
         state, adapter = self.state, getattr(self.steps, "adapter", None)
+        if self.steps.looks_after_each_step():
+            for _ in range(num_steps):
+                self.run(1)
+            return
         while num_steps:
             if adapter is None or state.age >= state.warmup_until:
                 self.run(num_steps)
@@ -142,6 +146,9 @@ class FusedTransition:
 
     def reset_stats(self) -> None:
         self.steps.reset_stats()
+
+    def track_gradients(self) -> None:
+        self.steps.track_gradients()
 
     def grad_norm(self) -> Tensor | None:
         return self.steps.grad_norm()

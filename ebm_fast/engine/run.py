@@ -36,6 +36,9 @@ class Transition(Protocol):
     def reset_stats(self) -> None: ...
     def grad_norm(self) -> Tensor | None: ...
     def renew(self) -> None: ...
+    def restart(self) -> None: ...
+    def replayed(self, num_steps: int) -> None: ...
+    def track_gradients(self) -> None: ...
     def snapshot(self) -> Any: ...
     def restore(self, snapshot: Any) -> None: ...
     def stats(self) -> dict[str, Any]: ...
@@ -71,8 +74,10 @@ def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: S
         return "reference", "reference"
     if strategy == "graph" and not x.is_cuda:
         raise ValueError(f"strategy='graph' needs x on a CUDA device, got {x.device}; use strategy='step'")
+    if strategy == "graph" and graph.why_not(sampler):
+        raise ValueError(f"strategy='graph' cannot run this chain: {graph.why_not(sampler)}; use strategy='step'")
     if strategy == "auto":
-        capturable = x.is_cuda and isinstance(energy, torch.nn.Module) and asked != "reference"
+        capturable = x.is_cuda and isinstance(energy, torch.nn.Module) and asked != "reference" and not graph.why_not(sampler)
         strategy = "graph" if capturable and graph.worked_before(energy) else "step"
     return strategy, backend
 
@@ -94,7 +99,7 @@ def run_(
     """Advance x by num_steps steps in place, with no allocation per step of ours and no host synchronisation.
 
     The noise of step k has the counter `step + k`; divergence is not looked for. Returns the mean gradient norm along the
-    path, (n,), if `grad_norm`. The engine under `langevin_` and the training objectives.
+    path, (n,), if `grad_norm` and the sampler has gradients, else None. The engine under `langevin_` and the training objectives.
     """
     check_sampler(sampler)
     checks.state(x, "x")
@@ -111,6 +116,8 @@ def run_(
         if norm is not graph.FAILED:
             return norm
     transition = _bind(strategy, sampler, EnergyFunction(energy, condition), state, backend, guard=False, track=grad_norm)
+    if grad_norm:
+        transition.track_gradients()
     transition.advance(num_steps)
     return transition.grad_norm() if grad_norm else None
 

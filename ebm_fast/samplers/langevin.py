@@ -100,6 +100,9 @@ class Langevin(Sampler):
     def why_not_fused(self, x: Tensor) -> str:
         return ""
 
+    def why_not_graph(self) -> str:
+        return ""
+
     def transition(
         self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
     ) -> LangevinTransition:
@@ -140,6 +143,14 @@ class LangevinTransition(Transition):
         arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
         self._norm_sum = state.x.new_zeros(state.x.shape[:1] if track else 0, dtype=arithmetic)
         self.reset_stats()
+
+    def restart(self) -> None:
+        self._evaluated = None
+        if "velocity" in self.state.extra:
+            self.state.extra["velocity"].zero_()
+
+    def replayed(self, num_steps: int) -> None:
+        self.gradients += num_steps
 
     def snapshot(self) -> Any:
         return self._norm_sum.clone(), self.gradients, self._first_step

@@ -70,6 +70,9 @@ class UnderdampedLangevin(Sampler):
     def why_not_fused(self, x: Tensor) -> str:
         return ""
 
+    def why_not_graph(self) -> str:
+        return ""
+
     def has_schedule(self) -> bool:
         return is_schedule(self.temperature)
 
@@ -90,17 +93,10 @@ class UnderdampedTransition(Transition):
         if guard and state.divergence_step is None:
             state.divergence_step = no_divergence(x)
         if not {"momentum", "energy", "grad"} <= state.extra.keys():
-            counter: dict[str, Any] = {"rng": rng} if rng is not None else {"seed": state.seed, "step": state.step}
-            p = torch.zeros_like(x)
-            if x.numel():
-                normal_(p, purpose="initial_momentum", chain_offset=state.chain_offset, backend=backend, **counter)
-                start = at_age(sampler.temperature, "temperature", state.age)
-                p *= start.sqrt().view(-1, *[1] * (x.ndim - 1)) if isinstance(start, Tensor) and start.ndim else math.sqrt(start)
-                e, g = energy.value_and_grad(x)
-            else:
-                e, g = x.new_zeros(x.shape[0]), torch.zeros_like(x)
-            state.extra.update(energy=e.to(x.dtype).clone(), grad=g.clone())
-            state.extra.setdefault("momentum", p)
+            known = "momentum" in state.extra
+            state.extra.update(energy=x.new_zeros(x.shape[0]), grad=torch.zeros_like(x))
+            state.extra.setdefault("momentum", torch.zeros_like(x))
+            self._begin(draw=not known)
         mass = sampler.inverse_mass
         check_event(mass, "inverse_mass", x)
         if isinstance(sampler.step_size, Tensor):
@@ -119,6 +115,26 @@ class UnderdampedTransition(Transition):
             self.spread = math.sqrt(-math.expm1(-2.0 * sampler.friction * step))
         self._norm_sum = torch.zeros(x.shape[:1] if track else 0, dtype=torch.float64, device=x.device)
         self.reset_stats()
+
+    def _begin(self, draw: bool) -> None:
+        state, extra = self.state, self.state.extra
+        if not state.x.numel():
+            return
+        if draw:
+            p = extra["momentum"]
+            counter: dict[str, Any] = {"rng": self.rng} if self.rng is not None else {"seed": state.seed, "step": state.step}
+            normal_(p, purpose="initial_momentum", chain_offset=state.chain_offset, backend=self.backend, **counter)
+            T = at_age(self.sampler.temperature, "temperature", state.age)
+            p *= T.sqrt().view(-1, *[1] * (p.ndim - 1)) if isinstance(T, Tensor) and T.ndim else math.sqrt(T)
+        energy, grad = self.energy.value_and_grad(state.x)
+        extra["energy"].copy_(energy)
+        extra["grad"].copy_(grad)
+
+    def restart(self) -> None:
+        self._begin(draw=True)
+
+    def replayed(self, num_steps: int) -> None:
+        self.gradients += num_steps
 
     def snapshot(self) -> Any:
         return self._norm_sum.clone(), self.gradients
