@@ -165,7 +165,9 @@ def why_not(sampler: Any) -> str:
 def _check_counters(inner: Any, sampler: Any, rng: Tensor) -> None:
     """A transition that reads the host's counters would draw the same numbers in every replay."""
     if getattr(inner, "rng", None) is not rng:
-        raise TypeError(f"strategy='graph' needs a transition that draws from rng, [seed, step]; {type(sampler).__name__}'s does not")
+        raise TypeError(
+            f"strategy='graph' needs a transition that draws from rng, [seed, step]; that of {type(sampler).__name__} does not"
+        )
 
 
 def _unowned(energy: Energy) -> Energy:

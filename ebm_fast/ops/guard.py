@@ -61,10 +61,10 @@ def guard_(
 ) -> None:
     """frozen <- frozen or E is not finite or r > max;  norm_sum += |g| of the others, with r a bound on |x'| of the next step.
 
-    Langevin: r = (1 + a |p|) |x| + a |g| + |m| |v| + 6.77 n stretch, a = s stretch^2; BAOAB (`kinetic`): r = |x| + e (|v| + e |g| +
-    6.77 n), e = s stretch. No normal of ours exceeds 6.77, and max is the largest number of x's dtype: what passes cannot
-    overflow, so a frozen state is finite. |.| is the norm, summed in float64; in float16, whose range the norm may leave,
-    the largest element.
+    Langevin: r = (1 + a |p|) |x| + a |g| + |m| |v| + 6.77 n stretch, a = s stretch^2; BAOAB (`kinetic`):
+    r = |x| + e (|v| + e |g| + 6.77 n), e = s stretch. No normal of ours exceeds 6.77, and max is the largest number of x's
+    dtype: what passes cannot overflow, so a frozen state is finite. |.| is the norm, summed in float64; in float16, whose range
+    the norm may leave, the largest element.
 
     Args:
         x: state (n, *event), float32, float64, bfloat16 or float16, contiguous.
@@ -89,8 +89,7 @@ def guard_(
     n, device = x.shape[:1], x.device
     if divergence_step is not None:
         checks.exactly(divergence_step, "divergence_step", n, torch.int64, device)
-        wanted = torch.float64 if x.dtype is torch.float64 else torch.float32
-        checks.exactly(energy, "energy", n, wanted, device)
+        checks.exactly(energy, "energy", n, torch.float64 if x.dtype is torch.float64 else torch.float32, device)
     if active is not None:
         checks.per_chain(active, "active", x, _MASKS)
     if norm_sum is not None:

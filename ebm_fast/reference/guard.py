@@ -13,7 +13,7 @@ LARGEST_NORMAL = 6.77  # sqrt(66 ln 2), see csrc/core/normal.h
 
 
 def size(x: Tensor) -> Tensor:
-    """A bound on |x| of every element: the norm; of float16, whose range the norm may leave, the largest. # (n, *event) -> (n,)"""
+    """A bound on |x| of every element: the norm; of float16, whose range the norm may leave, the largest. (n,)"""
     flat = x.reshape(x.shape[0], -1).double()
     norm = flat.square().sum(1).sqrt()
     return torch.where(torch.isfinite(norm), flat.abs().amax(1), norm) if x.dtype == torch.float16 else norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..engine.energy import Energy, EnergyFunction
-from ..engine.run import check_count, run_
+from ..engine.run import run_
 from ..engine.state import ChainState, StepInfo, no_divergence
 from ..ops import checks
 from ..ops.guard import guard_
@@ -312,6 +313,10 @@ class LangevinTransition(Transition):
                 self._update(None, *following, k + 1, **self.clamp_noise)
 
 
+_NUMBERS = (float, int, type(None))
+_made_before = functools.lru_cache(maxsize=64, typed=True)(Langevin)  # checking eleven arguments costs a third of a short call
+
+
 def langevin_(
     x: Tensor,  # (n, *event)
     energy: Energy,
@@ -355,9 +360,11 @@ def langevin_(
     Example: IGEBM's loop is `langevin_(x, energy, num_steps=60, step_size=10.0, noise_std=0.005, order="noise",
     grad_clip=0.01, clamp=(0, 1))`.
     """
-    sampler = Langevin(step_size, noise_std, temperature, order, clamp, clamp_after, grad_clip, grad_clip_norm, momentum,
-                       prior_precision, preconditioner)  # fmt: skip
-    check_count(num_steps, "num_steps")
+    numbers = (step_size, noise_std, temperature, grad_clip, grad_clip_norm, momentum, prior_precision, *(clamp or ()))
+    plain = preconditioner is None and type(order) is type(clamp_after) is str and type(clamp) in (tuple, type(None))
+    make = _made_before if plain and all(type(value) in _NUMBERS for value in numbers) else Langevin
+    sampler = make(step_size, noise_std, temperature, order, clamp, clamp_after, grad_clip, grad_clip_norm, momentum,
+                   prior_precision, preconditioner)  # fmt: skip
     seed = fresh_seed(generator) if seed is None else seed
     run_(energy, sampler, x, num_steps, seed=seed, step=step, chain_offset=chain_offset, condition=condition, strategy=strategy,
          backend=backend)  # fmt: skip

@@ -151,7 +151,7 @@ def test_a_transition_that_ignores_rng_is_refused(replayed):
         def transition(self, energy, state, *, rng, **options):
             return super().transition(energy, state, rng=None, **options)
 
-    with pytest.raises(TypeError, match="draws from rng.*Careless"):
+    with pytest.raises(TypeError, match=r"draws from rng.*Careless"):
         graph.run(Module(bowl), Careless(0.1), ef.ChainState(torch.zeros(2, 3), 0), 2, None, None, False, True)
 
 

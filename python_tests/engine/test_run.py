@@ -13,6 +13,7 @@ from torch import nn
 
 import ebm_fast as ef
 from ebm_fast.engine import ChainState, EnergyFunction, fused, keep
+from ebm_fast.ops.backend import why_not
 from ebm_fast.ops.chain import chain_
 
 
@@ -310,6 +311,10 @@ def test_interruption_keeps_a_partial_run_that_resumes_exactly(order, thin, warm
     assert torch.equal(rest.final, full.final)
 
 
+NATIVE = pytest.mark.skipif(bool(why_not("cpu")), reason="the extension is not built")
+
+
+@NATIVE
 @pytest.mark.parametrize("strategy", ["fused", "step"])
 @pytest.mark.parametrize("sampler", [ef.HMC(0.2, 2), ef.Langevin(0.1)], ids=["hmc", "langevin"])
 def test_an_interrupted_run_loses_little_of_a_long_row(sampler, strategy, monkeypatch):
@@ -341,6 +346,7 @@ def test_an_interrupted_run_loses_little_of_a_long_row(sampler, strategy, monkey
         torch.testing.assert_close(partial.stats.mean, whole.stats.mean, rtol=1e-4, atol=1e-4)
 
 
+@NATIVE
 def test_long_schedules_of_many_chains_are_written_out_in_pieces(monkeypatch):
     """2^20 numbers at most, and the chain is the same."""
     energy, x0, rows = ef.energies.Gaussian(torch.zeros(2)), torch.randn(2**12, 2), []

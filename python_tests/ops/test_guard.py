@@ -23,7 +23,7 @@ def arguments(shape: tuple[int, ...], dtype: torch.dtype, device: str, **options
     dim = math.prod(shape[1:])
     near = float(LARGEST[dtype] / math.sqrt(dim) / 2)
     case: dict[str, Any] = {"x": draw.normal(), "grad": draw.normal(), "momentum": draw.normal()}
-    case |= {"energy": draw.normal(n, arithmetic), "step_size": near if dtype != torch.float64 else near / 4, "step": 2**40}
+    case |= {"energy": draw.normal(n, arithmetic), "step_size": near, "step": 2**40}
     case["divergence_step"] = torch.where(torch.arange(n[0]) % 7 == 2, 5, -1).to(device)
     case["active"] = torch.zeros(n, dtype=torch.bool, device=device)
     case["norm_sum"] = draw.normal(n, torch.float64)
@@ -72,7 +72,8 @@ def test_the_bound_by_hand():
             ef.ops.guard_(x, grad, energy=torch.zeros(1), divergence_step=step, step=3, **scaled)
             assert (step.item() == 3) == stopped, (options, scale)
     e = math.sqrt(largest / 2.0)  # of BAOAB: e (e |g|), then e |v|, e 6.77 n
-    for options in ({"step_size": e}, {"momentum": velocity, "step_size": largest / 10.0}, {"noise_std": 1.0, "step_size": largest / 6.77}):
+    fast, noisy = {"momentum": velocity, "step_size": largest / 10.0}, {"noise_std": 1.0, "step_size": largest / 6.77}
+    for options in ({"step_size": e}, fast, noisy):
         if "momentum" in options or "noise_std" in options:
             grad = torch.zeros(1, 2)
         for scale, stopped in ((0.9999, False), (1.0001, True)):
@@ -144,8 +145,8 @@ def test_bad_arguments_are_named():
     for changed, error, match in cases:
         with pytest.raises(error, match=match):
             ef.ops.guard_(**good | changed)
-    with pytest.raises(ValueError, match="norm_sum overlaps|overlaps"):
-        both = torch.zeros(8, dtype=torch.float64)
+    both = torch.zeros(8, dtype=torch.float64)
+    with pytest.raises(ValueError, match="overlaps"):
         ef.ops.guard_(both.view(4, 2), both.view(4, 2), norm_sum=both[:4])
     empty = torch.zeros(3, 0)
     active = torch.zeros(3, dtype=torch.bool)
