@@ -136,6 +136,25 @@ MomentsParams moments_params(Pointer x, Pointer mean, Pointer squares, int64_t c
         count};
 }
 
+GuardParams guard_params(Pointer x, Pointer grad, Pointer momentum, Pointer energy, Pointer divergence_step, Pointer active,
+                         Pointer norm_sum, int64_t chains, int64_t dim, int dtype, double step_size, Pointer step_size_at,
+                         int64_t step_size_stride, double noise_std, Pointer noise_std_at, int64_t noise_std_stride,
+                         double stretch, Pointer stretch_at, int64_t stretch_stride, double heavy_ball, double prior_precision,
+                         double grad_clip, double grad_clip_norm, int kinetic, int64_t step, Pointer rng) {
+    GuardParams p{};
+    p.chains = chains, p.dim = dim, p.dtype = static_cast<DType>(dtype);
+    p.x = at<const void>(x), p.grad = at<const void>(grad), p.momentum = at<const void>(momentum);
+    p.energy = at<const void>(energy), p.divergence_step = at<int64_t>(divergence_step);
+    p.active = at<uint8_t>(active), p.norm_sum = at<double>(norm_sum);
+    p.step_size = {step_size, at<const void>(step_size_at), step_size_stride};
+    p.noise_std = {noise_std, at<const void>(noise_std_at), noise_std_stride};
+    p.stretch = {stretch, at<const void>(stretch_at), stretch_stride};
+    p.heavy_ball = heavy_ball, p.prior_precision = prior_precision;
+    p.grad_clip = grad_clip, p.grad_clip_norm = grad_clip_norm, p.kinetic = kinetic;
+    p.step = step, p.rng = at<const int64_t>(rng);
+    return p;
+}
+
 Schedule schedule(double value, Pointer values, int64_t chain_stride, int64_t step_stride) {
     return {value, at<const float>(values), chain_stride, step_stride};
 }
@@ -201,6 +220,7 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "baoab_cpu", baoab_params, baoab_cpu);
     bind(m, "swap_cpu", swap_params, swap_cpu);
     bind(m, "moments_cpu", moments_params, moments_cpu);
+    bind(m, "guard_cpu", guard_params, guard_cpu);
     py::class_<Schedule>(m, "Schedule").def(py::init(&schedule));
     bind(m, "chain_cpu", chain_params, chain_cpu);
     m.def("math_cpu",
@@ -220,6 +240,7 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "baoab_cuda", baoab_params, baoab_cuda);
     bind(m, "swap_cuda", swap_params, swap_cuda);
     bind(m, "moments_cuda", moments_params, moments_cuda);
+    bind(m, "guard_cuda", guard_params, guard_cuda);
     m.attr("cuda_architectures") = EBM_FAST_CUDA_ARCHS;
 #else
     m.attr("cuda_architectures") = "";

@@ -24,7 +24,7 @@ VARIABLES = (
     "OMP_NUM_THREADS", "CUDA_HOME", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "scikit-learn", "matplotlib", "tqdm")
-OPS = ("bits_", "uniform_", "rademacher_", "normal_", "langevin_step_", "event_norm")
+OPS = ("bits_", "uniform_", "rademacher_", "normal_", "langevin_step_", "event_norm", "guard_")
 
 # Random123's known answers for philox4x32-10: counter, key, words.
 KNOWN_ANSWERS = (
@@ -156,6 +156,21 @@ def _norm(backend: str, device: str) -> str:
     return _worst((ops.event_norm(x.to(device), backend=backend).cpu() - truth).abs(), 1e-6 * truth)
 
 
+def _guard(backend: str, device: str) -> str:
+    def numbers(device: str, backend: str) -> tuple[Tensor, Tensor]:
+        x, grad = (ops.normal_(torch.empty(SHAPE), seed=s, backend="reference").to(device) for s in (1, 2))
+        energy = torch.zeros(SHAPE[0], device=device)
+        energy[3], grad[5] = torch.inf, 1e38
+        stopped = torch.full((SHAPE[0],), -1, dtype=torch.int64, device=device)
+        norm_sum = torch.ones(SHAPE[0], dtype=torch.float64, device=device)
+        ops.guard_(x, grad, energy=energy, divergence_step=stopped, norm_sum=norm_sum, step_size=10.0, step=7, backend=backend)
+        return stopped.cpu(), norm_sum.cpu()
+
+    stopped, norm_sum = numbers(device, backend)
+    truth, wanted = numbers("cpu", "reference")
+    return "other chains are frozen" if not torch.equal(stopped, truth) else _worst((norm_sum - wanted).abs(), 1e-6 * wanted)
+
+
 def _worst(error: Tensor, bound: Tensor) -> str:
     worst = float((error / bound).max())
     return "" if worst <= 1.0 else f"off by {worst:.3g} times the tolerance"
@@ -166,6 +181,7 @@ CHECKS: dict[str, Callable[[str, str], str]] = {
     **{name: _noise(name) for name in ("bits_", "uniform_", "rademacher_", "normal_")},
     "langevin_step_": _langevin,
     "event_norm": _norm,
+    "guard_": _guard,
 }
 
 

@@ -15,7 +15,8 @@ STREAM = {"purpose": 7, "seed": -3 << 50, "step": (5 << 32) + 9, "chain_offset":
 NUMBERS = {
     "step_size": 0.1, "noise_std": 0.3, "momentum": 0.0, "prior_precision": 0.0, "grad_clip": math.inf, "step_lo": -math.inf,
     "step_hi": math.inf, "noise_lo": -math.inf, "noise_hi": math.inf, "kick": 0.15, "drift": 0.3, "persistence": 0.0,
-    "fresh": 1.0, "kicks": 1, "beta": 0.8, "max_error": 1.0, "parity": 0, "count": 3, "kind": 2,
+    "fresh": 1.0, "kicks": 1, "beta": 0.8, "max_error": 1.0, "parity": 0, "count": 3, "kind": 2, "stretch": 1.2, "heavy_ball": 0.0,
+    "grad_clip_norm": math.inf, "kinetic": False,
 }  # fmt: skip
 WRITTEN_ONLY = {"propose_": ("proposal", "kinetic", "momentum"), "noise_": ("out",)}
 
@@ -82,6 +83,8 @@ class Arguments:
             return torch.tensor(7, device=self.device)
         if name == "active":
             shape, dtype, value = n, given, self.positive(n) < 1.0
+        elif name == "divergence_step":
+            shape, dtype, value = n, torch.int64, torch.where(self.positive(n) < 1.3, -1, 3)
         elif name == "betas":
             shape, dtype, value = chain[1:], torch.float64, 1.0 / torch.arange(1.0, 1.0 + chain[1])
         elif name == "labels":
@@ -93,12 +96,12 @@ class Arguments:
         elif name.endswith("_at") or name == "grad_scale":
             shape, dtype = (() if given == "0" else n), arithmetic
             value = 0.2 * self.positive(shape)
-        elif name in ("kinetic", "log_ratio"):
+        elif name in ("kinetic", "log_ratio", "norm_sum"):
             shape, dtype, value = n, torch.float64, self.normal(n)
             if name == "kinetic" and self.values.get("momentum") is not None:  # so that K - K' is of order one
                 value += 0.5 * self.values["momentum"].to(value).double().reshape(*n, -1).square().sum(1)
         elif name in ("energy", "proposal_energy"):
-            shape = chain
+            shape, dtype = chain, arithmetic
         guard = self.guards[name] = Guarded(shape, dtype, self.device, self.shift)
         if name not in WRITTEN_ONLY.get(self.op, ()) or given == "read":
             guard.filled(self.normal(shape) if value is None else value)

@@ -62,6 +62,25 @@ struct NormParams {
     void* out;                // # (n,) float32, or float64 for a float64 x
 };
 
+// Chains whose energy is not finite, or whose next state could leave the range of its type (see guard.h), are frozen; the
+// gradient norms of the others are summed.
+struct GuardParams {
+    int64_t chains, dim;
+    DType dtype;
+    const void* x;            // # (n, *event)
+    const void* grad;         // # (n, *event)
+    const void* momentum;     // # (n, *event) or null: BAOAB's momentum, or the heavy ball's velocity
+    const void* energy;       // # (n,) in the arithmetic's type; null without divergence_step
+    int64_t* divergence_step; // # (n,) or null: nothing is looked for
+    uint8_t* active;          // # (n,) or null: written, 0 for frozen chains
+    double* norm_sum;         // # (n,) or null: += |g|
+    Coefficient step_size, noise_std, stretch;      // stretch: the largest element of the scale
+    double heavy_ball, prior_precision, grad_clip, grad_clip_norm;      // inf: no clip
+    int kinetic;              // BAOAB's bound, else Langevin's
+    int64_t step;             // what is entered in divergence_step
+    const int64_t* rng;       // (2,) or null: then step is added to rng[1]
+};
+
 // p = c p + n z, n = sqrt(1 - c^2);  K = |p|^2 / 2;  p -= kick scale g;  proposal = x + drift scale p
 struct ProposalParams {
     Stream stream;

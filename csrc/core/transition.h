@@ -281,6 +281,7 @@ HD inline void baoab_step(Machine& machine, const ChainParams& c, const Arrays<V
     machine.normals(z, t, PURPOSE_MOMENTUM);
     if (c.guard) freeze<V, G>(machine, c, a, now, t, status);
     V half[G], norm[G];
+    if (c.norm_sum) add_norms<V, G>(dim, a.grad, false, status, norm);
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) half[g] = broadcast<V>(0.5f) * now.step_size[g];
     for (int i = 0; i < dim; ++i) {
@@ -295,7 +296,6 @@ HD inline void baoab_step(Machine& machine, const ChainParams& c, const Arrays<V
         }
     }
     machine.template evaluate<BOTH>(a.x, a.grad, status.energy);
-    if (c.norm_sum) add_norms<V, G>(dim, a.grad, true, status, norm);
     for (int i = 0; i < dim; ++i) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL

@@ -20,6 +20,7 @@ struct CpuKernels {
     void (*baoab)(const BaoabParams&, int64_t begin, int64_t end);
     void (*swap)(const SwapParams&, int64_t begin, int64_t end);
     void (*moments)(const MomentsParams&, int64_t begin, int64_t end);
+    void (*guard)(const GuardParams&, int64_t begin, int64_t end);
 };
 
 extern const CpuKernels baseline_kernels, avx2_kernels, avx512_kernels;

@@ -130,6 +130,12 @@ void moments_cpu(const MomentsParams& p, int threads) {
     parallel_for(p.chains * p.dim, PLAIN, TILE, threads, [&](int64_t b, int64_t e) { k->moments(p, b, e); });
 }
 
+void guard_cpu(const GuardParams& p, int threads) {
+    const CpuKernels* k = current();
+    const int64_t grain = 32768 / (p.dim > 0 ? p.dim : 1) + 1;
+    parallel_for(p.chains, grain, 1, threads, [&](int64_t b, int64_t e) { k->guard(p, b, e); });
+}
+
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;
     for (const CpuKernels* k : available()) names.emplace_back(k->isa);

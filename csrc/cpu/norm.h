@@ -15,22 +15,26 @@ inline double widen(BFloat16 a) {
 inline double widen(Half a) { return load_part(&a, 1)[0]; }
 
 template <class T>
+inline double norm_of(const T* x, int64_t dim) {
+    double total = 0.0;
+    if (dim < W) {
+        for (int64_t i = 0; i < dim; ++i) total += widen(x[i]) * widen(x[i]);
+    } else {
+        D sum{};
+        for (int64_t i = 0; i < dim; i += W) {
+            const int64_t left = dim - i;
+            const D a = __builtin_convertvector(left >= W ? load(x + i) : load_part(x + i, left), D);
+            sum += a * a;
+        }
+        for (int k = 0; k < W; ++k) total += sum[k];
+    }
+    return __builtin_sqrt(total);
+}
+
+template <class T>
 inline void norm_rows(const NormParams& p, int64_t begin, int64_t end) {
     for (int64_t chain = begin; chain < end; ++chain) {
-        const T* x = static_cast<const T*>(p.x) + chain * p.dim;
-        double total = 0.0;
-        if (p.dim < W) {
-            for (int64_t i = 0; i < p.dim; ++i) total += widen(x[i]) * widen(x[i]);
-        } else {
-            D sum{};
-            for (int64_t i = 0; i < p.dim; i += W) {
-                const int64_t left = p.dim - i;
-                const D a = __builtin_convertvector(left >= W ? load(x + i) : load_part(x + i, left), D);
-                sum += a * a;
-            }
-            for (int k = 0; k < W; ++k) total += sum[k];
-        }
-        const double norm = __builtin_sqrt(total);
+        const double norm = norm_of(static_cast<const T*>(p.x) + chain * p.dim, p.dim);
         if (p.dtype == DType::float64) static_cast<double*>(p.out)[chain] = norm;
         else static_cast<float*>(p.out)[chain] = static_cast<float>(norm);
     }

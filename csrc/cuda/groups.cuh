@@ -16,16 +16,12 @@ public:
 
     __device__ bool leads() const { return exists && lane == 0; }
 
-    __device__ double sum(double a) const {      // the same in all threads of the group
-        for (int offset = IN_WARP / 2; offset > 0; offset /= 2) a += __shfl_xor_sync(0xFFFFFFFFu, a, offset);
-        if constexpr (SIZE > 32) {
-            __shared__ double part[SIZE / 32];
-            if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = a;
-            __syncthreads();
-            a = 0.0;
-            for (int k = 0; k < SIZE / 32; ++k) a += part[k];
-        }
-        return a;
+    // the same in all threads of the group
+    __device__ double sum(double a) const {
+        return together(a, [](double b, double c) { return b + c; });
+    }
+    __device__ double largest(double a) const {      // of numbers of at least 0
+        return together(a, [](double b, double c) { return ::fmax(b, c); });
     }
 
     __device__ bool broadcast(bool a) const {    // what the first thread says
@@ -46,6 +42,20 @@ public:
 
 private:
     static constexpr int IN_WARP = SIZE < 32 ? SIZE : 32;
+
+    template <class Both>
+    __device__ double together(double a, const Both& both) const {
+        for (int offset = IN_WARP / 2; offset > 0; offset /= 2) a = both(a, __shfl_xor_sync(0xFFFFFFFFu, a, offset));
+        if constexpr (SIZE > 32) {
+            __shared__ double part[SIZE / 32];
+            __syncthreads();      // all have read what an earlier call left there
+            if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = a;
+            __syncthreads();
+            a = 0.0;
+            for (int k = 0; k < SIZE / 32; ++k) a = both(a, part[k]);
+        }
+        return a;
+    }
 };
 
 constexpr int64_t ONE_THREAD = 4, EIGHT_THREADS = 64, ONE_WARP = 4096;      // the longest event of each group

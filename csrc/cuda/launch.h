@@ -14,5 +14,6 @@ void metropolis_cuda(const MetropolisParams& params, uintptr_t stream);
 void baoab_cuda(const BaoabParams& params, uintptr_t stream);
 void swap_cuda(const SwapParams& params, uintptr_t stream);
 void moments_cuda(const MomentsParams& params, uintptr_t stream);
+void guard_cuda(const GuardParams& params, uintptr_t stream);
 
 }  // namespace ebm_fast

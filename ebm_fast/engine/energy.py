@@ -71,7 +71,8 @@ class EnergyFunction:
         if not isinstance(g, Tensor) or g.shape != x.shape or g.dtype != x.dtype:
             got = f"{tuple(g.shape)}, {g.dtype}" if isinstance(g, Tensor) else type(g).__name__
             raise ValueError(f"{name} must return a gradient of shape {tuple(x.shape)}, {x.dtype}; got {got}")
-        g = g.detach().contiguous()
+        if g.requires_grad or not g.is_contiguous():
+            g = g.detach().contiguous()
         return g.clone() if g.data_ptr() == x.data_ptr() and g.numel() else g  # an energy of |x|^2 / 2 may return x itself
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +80,10 @@ class EnergyFunction:
         if self._both is not None:
             with torch.no_grad():
                 e, g = self._both(x, **self.condition)
-            self._checked(e, x)
-            return e.detach().contiguous(), self._checked_grad(g, x, "energy_and_grad")
+            e = self._checked(e, x)
+            if e.requires_grad or not e.is_contiguous():
+                e = e.detach().contiguous()
+            return e, self._checked_grad(g, x, "energy_and_grad")
         with torch.inference_mode(False), torch.enable_grad():
             leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
             e = self._checked(self.energy(leaf, **self.condition), x)

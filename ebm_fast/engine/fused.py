@@ -12,6 +12,7 @@ from ..ops.backend import pick, wish
 from ..ops.backend import why_not as why_not_backend
 from ..ops.chain import chain_
 from .energy import Energy, EnergyFunction
+from .keep import Kept, Moments, Pace, first_guess
 from .state import ChainState, StepInfo
 
 # What a descriptor promises to be equal to: a subclass that redefines one of these without it means another energy.
@@ -84,6 +85,10 @@ class FusedTransition:
 
     def advance(self, num_steps: int) -> None:
         state, adapter = self.state, getattr(self.steps, "adapter", None)
+        if self.steps.looks_after_each_step():
+            for _ in range(num_steps):
+                self.run(1)
+            return
         while num_steps:
             if adapter is None or state.age >= state.warmup_until:
                 self.run(num_steps)
@@ -104,8 +109,21 @@ class FusedTransition:
                     self.steps.forget_coefficients()
             num_steps -= 1
 
-    def run(self, num_steps: int, **recorded: Any) -> None:
-        """num_steps steps that adapt nothing, in one call."""
+    def run(self, num_steps: int) -> None:
+        """num_steps steps that adapt nothing, in calls of at most about a fifth of a second: the chain is the same."""
+        pace = Pace(first_guess(self.state.x))
+        while num_steps:
+            count = min(num_steps, pace.steps, self._most())
+            self._call(count)
+            num_steps -= count
+            if num_steps:
+                pace.took(count)
+
+    def _most(self) -> int:
+        """Steps of one call, that the schedules written out for it stay small."""
+        return max(1, 2**20 // max(self.state.x.shape[0], 1)) if self.steps.sampler.has_schedule() else 2**62
+
+    def _call(self, num_steps: int, **recorded: Any) -> None:
         state = self.state
         if state.x.numel() and num_steps:
             plan = self.steps.chain_plan(num_steps)
@@ -115,15 +133,23 @@ class FusedTransition:
         state.step += num_steps
         state.age += num_steps
 
-    def record(self, first: int, rows: int, thin: int, samples: Tensor | None, energies: Tensor | None,
-               hamiltonians: Tensor | None, average: Any) -> None:  # fmt: skip
-        """`rows` rows of what is recorded, from row `first` on, `thin` steps each. Adapts nothing."""
-        whole = {"samples": samples, "energies": energies, "hamiltonians": hamiltonians}
-        recorded: dict[str, Any] = {name: t[first : first + rows] for name, t in whole.items() if t is not None}
+    def record(self, done: int, count: int, thin: int, kept: Kept, average: Moments | None) -> int:
+        """At most `count` steps from the `done`-th on, in one call that adapts nothing: whole rows of `thin` steps each, or a
+        part of one. Returns how many."""
+        count = min(count, self._most())
+        row, begun = divmod(done, thin)
+        if begun or count < thin or row >= kept.rows:
+            count = min(count, thin - begun)
+            rows, every = (1, count) if begun + count == thin else (0, count + 1)
+        else:
+            rows = min(count // thin, kept.rows - row)
+            count, every = rows * thin, thin
+        recorded: dict[str, Any] = kept.native(row, rows) if rows else {}
         if average is not None:
             recorded.update(mean=average.mean, squares=average.squares, count=average.count)
-            average.count += rows * thin
-        self.run(rows * thin, thin=thin, **recorded)
+            average.count += count
+        self._call(count, thin=every, **recorded)
+        return count
 
     def position(self, state: ChainState | None = None) -> Tensor:
         return self.steps.position(state)
@@ -142,6 +168,9 @@ class FusedTransition:
 
     def reset_stats(self) -> None:
         self.steps.reset_stats()
+
+    def track_gradients(self) -> None:
+        self.steps.track_gradients()
 
     def grad_norm(self) -> Tensor | None:
         return self.steps.grad_norm()

@@ -11,7 +11,7 @@ import threading
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -47,45 +47,77 @@ def _no_autocast_cache() -> Iterator[None]:
         torch.set_autocast_cache_enabled(before)
 
 
-class GraphTransition:
-    """A transition whose advances by `chunk` steps are replayed; others run eagerly."""
+class Recorder:
+    """How the work of a transition is warmed up, captured and replayed on a CUDA device."""
 
-    def __init__(self, inner: Any, chunk: int) -> None:
-        self.inner, self.chunk = inner, chunk
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._done = torch.cuda.Event()
+
+    def warm(self, work: Callable[[], None]) -> None:
+        """Run it on a side stream: libraries create their handles and workspaces there."""
+        stream, current = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            work()
+        current.wait_stream(stream)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record it without running it; returns what replays it."""
+        graph = torch.cuda.CUDAGraph()
+        # A stream of its own, since torch's shared one belongs to the device that captured first; thread-local,
+        # since a data loader's pinning thread may use CUDA meanwhile.
+        stream = torch.cuda.Stream(self.device)
+        with torch.cuda.device(self.device), _no_autocast_cache(), torch.cuda.graph(
+            graph, stream=stream, capture_error_mode="thread_local"
+        ):
+            work()
+        return graph.replay
+
+    def begin(self) -> None:
+        """Wait for the graph's last use: another stream may still run it."""
+        torch.cuda.current_stream(self.device).wait_event(self._done)
+
+    def end(self) -> None:
+        self._done.record(torch.cuda.current_stream(self.device))
+
+
+class GraphTransition:
+    """A transition whose advances by `chunk` steps are replayed; others run eagerly.
+
+    With `restarts` each of them begins a chain anew at state.x: what the sampler carries (energy, gradient, momentum) is computed
+    inside the capture, from the x, seed and step that it finds there.
+    """
+
+    def __init__(self, inner: Any, chunk: int, restarts: bool = False) -> None:
+        self.inner, self.chunk, self.restarts = inner, chunk, restarts
         self.state: ChainState = inner.state
         self.reset_stats, self.grad_norm, self.energy_now = inner.reset_stats, inner.grad_norm, inner.energy_now
         self.position, self.hamiltonian_now, self.stats = inner.position, inner.hamiltonian_now, inner.stats
         self.renew, self.snapshot, self.restore = inner.renew, inner.snapshot, inner.restore
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self.recorder = Recorder(self.state.x.device)
+        self._replay: Callable[[], None] | None = None
         self._warm = False
+
+    def _work(self) -> None:
+        if self.restarts:
+            self.inner.restart()
+        self.inner.advance(self.chunk)
 
     def advance(self, num_steps: int) -> None:
         if num_steps != self.chunk or self.state.adapting:
             self.inner.advance(num_steps)
         elif not self._warm:
-            # The first chunk runs eagerly on a side stream: libraries create their handles and workspaces there.
-            stream = torch.cuda.Stream(self.state.x.device)
-            stream.wait_stream(torch.cuda.current_stream(self.state.x.device))
-            with torch.cuda.stream(stream):
-                self.inner.advance(num_steps)
-            torch.cuda.current_stream(self.state.x.device).wait_stream(stream)
+            self.recorder.warm(self._work)
             self._warm = True
         else:
-            if self._graph is None:
-                graph = torch.cuda.CUDAGraph()
-                # A stream of its own, since torch's shared one belongs to the device that captured first; thread-local,
-                # since a data loader's pinning thread may use CUDA meanwhile.
-                stream = torch.cuda.Stream(self.state.x.device)
-                with torch.cuda.device(self.state.x.device), _no_autocast_cache(), torch.cuda.graph(
-                    graph, stream=stream, capture_error_mode="thread_local"
-                ):
-                    self.inner.advance(num_steps)  # recorded, not run; the host's counters move as if it had
-                self._graph = graph
+            if self._replay is None:
+                self._replay = self.recorder.capture(self._work)  # recorded, not run; the host's counters move as if it had
             else:
                 self.state.step += num_steps
                 self.state.age += num_steps
-                self.inner.gradients += num_steps
-            self._graph.replay()
+                self.inner.replayed(num_steps)
+            self._replay()
 
 
 class Captured:
@@ -93,18 +125,20 @@ class Captured:
 
     def __init__(self, energy: Energy, sampler: Any, x: Tensor, num_steps: int, condition: Mapping[str, Any], backend: str | None,
                  track: bool) -> None:  # fmt: skip
-        self.x = torch.empty_like(x)
+        self.x = x.clone()
         self.condition = {k: v.clone() if isinstance(v, Tensor) else v for k, v in condition.items()}
         self.rng = torch.zeros(2, dtype=torch.int64, device=x.device)
         self.state = ChainState(self.x, 0)
         inner = sampler.transition(
             EnergyFunction(_unowned(energy), self.condition), self.state, backend=backend, guard=False, track=track, rng=self.rng
         )
-        self.transition = GraphTransition(inner, num_steps)
-        self._done = torch.cuda.Event()
+        _check_counters(inner, sampler, self.rng)
+        if track:
+            inner.track_gradients()
+        self.transition = GraphTransition(inner, num_steps, restarts=True)
 
     def run(self, state: ChainState, num_steps: int, condition: Mapping[str, Any], track: bool) -> Tensor | None:
-        torch.cuda.current_stream(self.x.device).wait_event(self._done)  # another stream may still run this graph
+        self.transition.recorder.begin()
         self.x.copy_(state.x)
         for name, value in condition.items():
             if isinstance(value, Tensor):
@@ -114,13 +148,26 @@ class Captured:
         self.state.age = 0
         self.state.chain_offset = state.chain_offset
         self.transition.reset_stats()
-        for kept in self.state.extra.values():
-            kept.zero_()
         self.transition.advance(num_steps)
         state.x.copy_(self.x)
-        norm = self.transition.grad_norm().clone() if track else None
-        self._done.record(torch.cuda.current_stream(self.x.device))
+        norm = self.transition.grad_norm() if track else None
+        norm = None if norm is None else norm.clone()
+        self.transition.recorder.end()
         return norm
+
+
+def why_not(sampler: Any) -> str:
+    """Why the steps of a sampler cannot be replayed; empty if they can."""
+    reason = getattr(sampler, "why_not_graph", None)
+    return f"{type(sampler).__name__} does not say whether its steps can be replayed" if reason is None else reason()
+
+
+def _check_counters(inner: Any, sampler: Any, rng: Tensor) -> None:
+    """A transition that reads the host's counters would draw the same numbers in every replay."""
+    if getattr(inner, "rng", None) is not rng:
+        raise TypeError(
+            f"strategy='graph' needs a transition that draws from rng, [seed, step]; that of {type(sampler).__name__} does not"
+        )
 
 
 def _unowned(energy: Energy) -> Energy:
@@ -215,4 +262,5 @@ def chunked(energy: Energy, sampler: Any, state: ChainState, condition: Mapping[
     inner = sampler.transition(
         EnergyFunction(energy, condition), state, backend=backend, guard=guard, track=True, rng=rng
     )
+    _check_counters(inner, sampler, rng)
     return GraphTransition(inner, chunk)

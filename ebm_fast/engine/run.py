@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import sys
-import time
 import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from ..ops import checks
 from ..ops.backend import wish
-from ..ops.moments import moments_
 from ..ops.noise import fresh_seed
 from . import fused, graph
 from .energy import Energy, EnergyFunction
+from .keep import Kept, Moments, Pace, first_guess
 from .state import ChainState, Interrupted, Run, RunStats, StepInfo, no_divergence
 
 STRATEGIES = ("auto", "fused", "step", "reference", "graph")
@@ -36,6 +35,9 @@ class Transition(Protocol):
     def reset_stats(self) -> None: ...
     def grad_norm(self) -> Tensor | None: ...
     def renew(self) -> None: ...
+    def restart(self) -> None: ...
+    def replayed(self, num_steps: int) -> None: ...
+    def track_gradients(self) -> None: ...
     def snapshot(self) -> Any: ...
     def restore(self, snapshot: Any) -> None: ...
     def stats(self) -> dict[str, Any]: ...
@@ -71,8 +73,10 @@ def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: S
         return "reference", "reference"
     if strategy == "graph" and not x.is_cuda:
         raise ValueError(f"strategy='graph' needs x on a CUDA device, got {x.device}; use strategy='step'")
+    if strategy == "graph" and graph.why_not(sampler):
+        raise ValueError(f"strategy='graph' cannot run this chain: {graph.why_not(sampler)}; use strategy='step'")
     if strategy == "auto":
-        capturable = x.is_cuda and isinstance(energy, torch.nn.Module) and asked != "reference"
+        capturable = x.is_cuda and isinstance(energy, torch.nn.Module) and asked != "reference" and not graph.why_not(sampler)
         strategy = "graph" if capturable and graph.worked_before(energy) else "step"
     return strategy, backend
 
@@ -94,7 +98,7 @@ def run_(
     """Advance x by num_steps steps in place, with no allocation per step of ours and no host synchronisation.
 
     The noise of step k has the counter `step + k`; divergence is not looked for. Returns the mean gradient norm along the
-    path, (n,), if `grad_norm`. The engine under `langevin_` and the training objectives.
+    path, (n,), if `grad_norm` and the sampler has gradients, else None. The engine under `langevin_` and the training objectives.
     """
     check_sampler(sampler)
     checks.state(x, "x")
@@ -111,6 +115,8 @@ def run_(
         if norm is not graph.FAILED:
             return norm
     transition = _bind(strategy, sampler, EnergyFunction(energy, condition), state, backend, guard=False, track=grad_norm)
+    if grad_norm:
+        transition.track_gradients()
     transition.advance(num_steps)
     return transition.grad_norm() if grad_norm else None
 
@@ -195,7 +201,7 @@ def sample(
     condition: Mapping[str, Any] | None = None,
     resume: ChainState | None = None,
     record: bool = True,
-    record_energy: bool = True,
+    record_energy: bool | None = None,
     moments: bool = False,
     on_divergence: str = "freeze",
     strategy: str = "auto",
@@ -218,7 +224,7 @@ def sample(
         condition: keyword tensors passed on to the energy, such as dict(y=labels).
         resume: `run.state` of an earlier run, in place of x0 and seed: continues that chain exactly.
         record: keep the samples; with False only final state and statistics, and memory does not grow with num_steps.
-        record_energy: keep the energy of each kept sample.
+        record_energy: keep energy and Hamiltonian at each kept sample; None keeps them where samples are recorded.
         moments: keep streaming mean and variance of every step after the warm-up, also where nothing is recorded.
         on_divergence: what happens to a chain whose energy or gradient is not finite, or whose next state could leave the range
             of its dtype: "freeze" (it stays where it is, the others go on), "stop" (the run ends early), "ignore" (nothing is
@@ -233,7 +239,7 @@ def sample(
 
     Raises:
         TypeError, ValueError: a bad argument, or an energy of wrong shape or without a gradient.
-        Interrupted: on Ctrl-C; a KeyboardInterrupt that carries the partial run.
+        Interrupted: on Ctrl-C; a KeyboardInterrupt that carries the run up to a fifth of a second before.
     """
     check_sampler(sampler)
     num_steps, warmup = check_count(num_steps, "num_steps"), check_count(warmup, "warmup")
@@ -258,83 +264,69 @@ def sample(
         name = "step" if name == "graph" else name
         transition = _bind(name, sampler, EnergyFunction(energy, condition), state, backend, guard=guard, track=True)
     _check_energies(transition, state, resume, on_divergence)
-    kept = num_steps // thin
-    samples = state.x.new_empty((kept, *transition.position().shape)) if record else None
-    energies = hamiltonians = None
+    kept = Kept(transition, num_steps // thin, record, record if record_energy is None else record_energy)
     average = Moments(transition.position(), backend) if moments else None
     bar = _progress(warmup + num_steps, progress)
+    native = isinstance(transition, fused.FusedTransition)
+    pace = Pace(first_guess(state.x) if native else 1)
 
-    # A chunk that is interrupted leaves x half-way, so the run ends at the last whole one: its state and number of steps.
-    # Two copies take turns, that an interrupt while one is written finds the other whole.
+    # A chunk that is interrupted leaves x half-way, so the run ends at the last copy of a whole one: its state and number of
+    # steps. Two copies take turns, that an interrupt while one is written finds the other whole.
     def kept_stats() -> Any:
         return transition.snapshot(), None if average is None else average.snapshot()
 
     whole, spare = (state.clone(), 0, kept_stats()), state.clone()
 
     def result(at: ChainState, steps: int) -> Run:
-        rows = steps // thin
+        rows = kept.until(steps // thin)
+        samples = rows.pop("samples")
         assert at.divergence_step is not None
         stats = RunStats(
-            None if energies is None else energies[:rows], transition.grad_norm(), at.divergence_step.clone(),
-            hamiltonian=None if hamiltonians is None else hamiltonians[:rows], mean=None if average is None else average.mean,
-            variance=None if average is None else average.variance(), **transition.stats(),
+            grad_norm=transition.grad_norm(), divergence_step=at.divergence_step.clone(),
+            mean=None if average is None else average.mean, variance=None if average is None else average.variance(),
+            **rows, **transition.stats(),
         )  # fmt: skip
-        final = transition.position(at).clone()
-        return Run(None if samples is None else samples[:rows], final, stats, at.clone(), name, steps)
+        return Run(samples, transition.position(at).clone(), stats, at.clone(), name, steps)
 
-    def advance(count: int) -> bool:
-        transition.advance(count)
+    def passed(count: int) -> bool:
+        """After `count` steps: whether a divergence ends the run."""
         if bar is not None:
             bar.update(count)
+        pace.took(count)
         return on_divergence == "stop" and bool(state.diverged.any())
 
     try:
         left, stopped = warmup, False
         while left and not stopped:
-            chunk = min(left, thin if name == "graph" else 64)
-            stopped = advance(chunk)
-            left -= chunk
-            whole, spare = (spare.become(state), 0, kept_stats()), whole[0]
+            count = min(left, thin if name == "graph" else pace.steps)
+            transition.advance(count)
+            stopped = passed(count)
+            left -= count
+            if pace.due() or not left:
+                whole, spare = (spare.become(state), 0, kept_stats()), whole[0]
         transition.reset_stats()
-        done, rows = 0, 1
-        records = isinstance(transition, fused.FusedTransition) and on_divergence != "stop"
+        if warmup:
+            whole = (*whole[:2], kept_stats())
+        done = 0
         while done < num_steps and not stopped:
-            if records and kept > done // thin:
+            count = min(num_steps - done, thin if name == "graph" else pace.steps)
+            if native and on_divergence != "stop":
                 assert isinstance(transition, fused.FusedTransition)
-                if record_energy and energies is None:
-                    energies = state.x.new_empty((kept, state.x.shape[0]))
-                    if transition.hamiltonian_now() is not None:
-                        hamiltonians = torch.empty_like(energies, dtype=torch.float64)
-                rows, start = min(rows, kept - done // thin), time.perf_counter()
-                transition.record(done // thin, rows, thin, samples, energies, hamiltonians, average)
-                if bar is not None:
-                    bar.update(rows * thin)
-                done += rows * thin
-                whole, spare = (spare.become(state), done, kept_stats()), whole[0]
-                # about a fifth of a second between looks at the keyboard, and one copy of the state for each
-                rows = max(1, min(2 * rows, int(0.2 * rows / max(time.perf_counter() - start, 1e-6))))
-                continue
-            count = min(thin, num_steps - done)
-            if average is None:
-                stopped = advance(count)
+                count = transition.record(done, count, thin, kept, average)
             else:
-                for _ in range(count):
-                    stopped = advance(1) or stopped
-                    average.update(transition.position())
-            if count == thin:
-                row = done // thin
-                if samples is not None:
-                    samples[row].copy_(transition.position())
-                if record_energy:
-                    now = transition.energy_now()
-                    energies = now.new_empty((kept, now.shape[0])) if energies is None else energies
-                    energies[row].copy_(now)
-                    total = transition.hamiltonian_now()
-                    if total is not None:
-                        hamiltonians = total.new_empty((kept, now.shape[0])) if hamiltonians is None else hamiltonians
-                        hamiltonians[row].copy_(total)
+                count = min(count, thin - done % thin)  # up to the next row
+                if average is None:
+                    transition.advance(count)
+                else:
+                    for _ in range(count):
+                        transition.advance(1)
+                        average.update(transition.position())
+                if (done + count) % thin == 0:
+                    kept.row(done // thin)
             done += count
-            whole, spare = (spare.become(state), done, kept_stats()), whole[0]
+            stopped = passed(count)
+            if pace.due():
+                whole, spare = (spare.become(state), done, kept_stats()), whole[0]
         if stopped:
             warnings.warn(
                 f"the run stopped after {done} of {num_steps} steps: chains {_first(state)} diverged (on_divergence='stop')",
@@ -382,28 +374,6 @@ def _check_energies(transition: Transition, state: ChainState, resume: Any, on_d
         if bool(bad.any()):
             chains = _some(torch.nonzero(bad).flatten() + state.chain_offset)
             raise ValueError(f"energy is NaN or infinite at x0 of chains {chains}")
-
-
-class Moments:
-    """Streaming mean and variance of what a transition records."""
-
-    def __init__(self, x: Tensor, backend: str | None) -> None:
-        x = x.float() if x.itemsize < 4 else x
-        self.mean, self.squares = torch.zeros_like(x), torch.zeros_like(x)
-        self.count, self._backend = 0, backend
-
-    def update(self, x: Tensor) -> None:
-        self.count += 1
-        moments_(x.to(self.mean.dtype).contiguous(), self.mean, self.squares, count=self.count, backend=self._backend)
-
-    def snapshot(self) -> tuple[Tensor, Tensor, int]:
-        return self.mean.clone(), self.squares.clone(), self.count
-
-    def restore(self, snapshot: tuple[Tensor, Tensor, int]) -> None:
-        self.mean, self.squares, self.count = snapshot
-
-    def variance(self) -> Tensor:
-        return self.squares / max(self.count - 1, 1)
 
 
 def _first(state: ChainState, most: int = 8) -> str:

@@ -58,7 +58,8 @@ class ContrastiveDivergence:
 
     `objective(batch)` returns (loss, metrics); batch is x (n, *event), or (x, y) for an energy E(x, y=labels). The
     loss is an ordinary scalar; metrics are detached scalars on the device: energy_data, energy_samples, their gap
-    (samples minus data), grad_norm (mean ||grad_x E|| along the chain), and the added terms where there are any.
+    (samples minus data), grad_norm (mean ||grad_x E|| along the chain, of samplers that use gradients), and the added
+    terms where there are any.
     Parameters collect no gradient while sampling. In iteration t the chains use steps t K ... t K + K - 1 of one seed.
 
     `energy_l2`: weight of E^2 on data and samples. `data_noise`: standard deviation of Gaussian noise added to the
@@ -151,9 +152,10 @@ class ContrastiveDivergence:
             "energy_data": e_data,
             "energy_samples": e_model,
             "gap": e_model - e_data,
-            "grad_norm": strength.mean(),
             **added,
         }
+        if strength is not None:
+            metrics["grad_norm"] = strength.mean()
         if self.kl_weight:
             kl = frozen_energy(self.energy, last, condition).mean()
             loss, metrics["kl"] = loss + self.kl_weight * kl, kl.detach()
@@ -181,12 +183,13 @@ class ContrastiveDivergence:
         """The energy that the chains run on."""
         return self.energy
 
-    def _sample(self, x: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """The ends of the chains, the same as a differentiable function of the parameters, gradient strengths."""
+    def _sample(self, x: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The ends of the chains, the same as a differentiable function of the parameters, gradient strengths if there are
+        gradients."""
         first, count = self.iteration * self.num_steps, self.num_steps - self.improved
-        strength = torch.zeros(len(x), device=x.device)
+        strength: Tensor | None = torch.zeros(len(x), device=x.device)
         if count:
-            norms = engine.run_(
+            strength = engine.run_(
                 self._chain_energy(),
                 self.sampler,
                 x,
@@ -199,13 +202,12 @@ class ContrastiveDivergence:
                 backend=self.backend,
                 grad_norm=True,
             )
-            assert norms is not None
-            strength = norms
         if not self.improved:
             return x, x, strength
         last, gradient = differentiable_last_step(
             self.energy, self.sampler, x, condition, self.seed, first + count, self.chain_offset
         )
+        assert strength is not None  # Langevin has gradients
         strength = (strength * count + ops.event_norm(gradient)) / self.num_steps
         return last.detach(), last, strength
 

@@ -3,6 +3,7 @@
 from .backend import BackendError, use_backend
 from .baoab import baoab_
 from .chain import chain_
+from .guard import guard_
 from .langevin import langevin_step_
 from .leapfrog import leapfrog_
 from .metropolis import metropolis_
@@ -21,6 +22,7 @@ __all__ = [
     "chain_",
     "event_norm",
     "fresh_seed",
+    "guard_",
     "langevin_step_",
     "leapfrog_",
     "metropolis_",

@@ -87,6 +87,27 @@ def event_norm_cuda(x: Tensor) -> Tensor:
     return out
 
 
+def _guard_args(
+    x: Tensor, grad: Tensor, momentum: Tensor | None, energy: Tensor | None, divergence_step: Tensor | None,
+    active: Tensor | None, norm_sum: Tensor | None, step_size_at: Tensor | None, noise_std_at: Tensor | None,
+    stretch_at: Tensor | None, rng: Tensor | None, step_size: float, noise_std: float, stretch: float, heavy_ball: float,
+    prior_precision: float, grad_clip: float, grad_clip_norm: float, kinetic: bool, step: int,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), grad.data_ptr(), address(momentum), address(energy), address(divergence_step), address(active),
+        address(norm_sum), *_shape(x), DTYPES[x.dtype], step_size, *_at(step_size_at), noise_std, *_at(noise_std_at), stretch,
+        *_at(stretch_at), heavy_ball, prior_precision, grad_clip, grad_clip_norm, kinetic, step, address(rng),
+    )  # fmt: skip
+
+
+def guard_cpu(x: Tensor, *args: Any) -> None:
+    _C.guard_cpu(*_guard_args(x, *args), threads())
+
+
+def guard_cuda(x: Tensor, *args: Any) -> None:
+    _on_cuda(x.device, _C.guard_cuda, *_guard_args(x, *args))
+
+
 def _propose_args(
     x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, scale: Tensor | None,
     kinetic: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None, persistence_at: Tensor | None,

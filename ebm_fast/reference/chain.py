@@ -11,6 +11,7 @@ from torch import Tensor
 from ..ops.purposes import PURPOSES
 from ..ops.rounding import round_gradient, rounded
 from .baoab import baoab_
+from .guard import guard_
 from .langevin import langevin_step_
 from .leapfrog import leapfrog_
 from .metropolis import metropolis_
@@ -152,23 +153,12 @@ def chain_(
     def tensor(value: Tensor | float) -> Tensor:
         return torch.as_tensor(value, dtype=x.dtype, device=x.device)
 
-    def mark(t: int, s: Tensor, c: Tensor) -> None:
-        size = event_norm(g).double()
-        if grad_clip < math.inf:
-            size = size.clamp(max=grad_clip * math.sqrt(dim))
-        elif grad_clip_norm < math.inf:
-            size = size.where(~torch.isfinite(size), size.clamp(max=grad_clip_norm))
-        stretch = 1.0 if sigma is None else float(sigma.max())
-        far, speed = y.double().norm(dim=1), p.double().norm(dim=1)
-        if transition == "baoab":
-            reach = far + s * stretch * (speed + s * stretch * size + 6.77 * c)
-        else:
-            reach = far * (1 + s * stretch**2 * abs(prior)) + s * stretch**2 * size
-            reach = reach + abs(heavy_ball) * speed + 6.77 * stretch * c
-        fine = torch.isfinite(e) & (reach <= torch.finfo(torch.float32).max)
-        assert divergence_step is not None
-        divergence_step.masked_fill_(~fine & ~frozen, first + t)
-        frozen.logical_or_(~fine)
+    def look(t: int, s: Tensor, c: Tensor) -> None:
+        watched, stretch = (e, divergence_step) if guard else (None, None), 1.0 if sigma is None else float(sigma.max())
+        guard_(y, g, p, *watched, None, norm_sum, s, c, None, None, 0.0, 0.0, stretch, heavy_ball, prior, grad_clip,
+               grad_clip_norm, transition == "baoab", first + t)  # fmt: skip
+        if divergence_step is not None:
+            frozen.copy_(divergence_step >= 0)
 
     def langevin(t: int, with_grad: bool, with_noise: bool, s: Tensor, c: Tensor) -> None:
         shrink = None
@@ -188,10 +178,7 @@ def chain_(
             if noise_first:
                 langevin(t, False, True, s, c)
                 e, g = value_and_grad(function, y)
-            if guard:
-                mark(t, s, c)
-            if norm_sum is not None:
-                norm_sum += event_norm(g).masked_fill(frozen, 0.0)
+            look(t, s, c)
             langevin(t, True, not noise_first, s, c)
             e, g = value_and_grad(function, y)
         elif transition == "random_walk":
@@ -213,13 +200,10 @@ def chain_(
             metropolis_(y, xp, e, e_new, g, g_new, p, before if flip else None, kinetic, sigma, None, counts, b * s / 2, b, rng,
                         0.0, 1.0, max_error, PURPOSES["accept"], seed, step + t, chain_offset)  # fmt: skip
         else:
-            if guard:
-                mark(t, s, c)
+            look(t, s, c)
             baoab_(y, p, g, sigma, ~frozen, s / 2, s / 2, persist, c, rng, 0.0, 0.0, 0.0, 0.0, 1, PURPOSES["momentum"], seed,
                    step + t, chain_offset)  # fmt: skip
             e, g = value_and_grad(function, y)
-            if norm_sum is not None:
-                norm_sum += event_norm(g)
             kicked = p.clone()
             leapfrog_(y.clone(), kicked, g, sigma, s / 2, tensor(0.0), 0.0, 0.0)
             p.copy_(torch.where(frozen[:, None], p, kicked))

@@ -12,6 +12,7 @@ from ..engine.energy import EnergyFunction
 from ..engine.state import ChainState, StepInfo
 from ..ops import checks
 from ..ops.metropolis import COUNTERS
+from ..ops.norm import event_norm
 from .adaptation import Adaptation, Adapter
 from .base import Sampler, Transition, at_age, changed, check_coefficient, is_schedule
 
@@ -42,6 +43,11 @@ class AcceptRejectSampler(Sampler):
     def has_schedule(self) -> bool:
         return self.coefficients_move()
 
+    def why_not_graph(self) -> str:
+        if getattr(self, "leapfrog_jitter", False) or getattr(self, "step_jitter", 0.0):
+            return "its jitter is drawn on the host, which a replay does not ask"
+        return ""
+
     def coefficients_move(self) -> bool:
         """Whether step size or temperature change from step to step on the host."""
         return any(is_schedule(getattr(self, name, None)) for name in ("step_size", "temperature"))
@@ -65,18 +71,17 @@ class AcceptReject(Transition):
             state.extra.setdefault("energy", x.new_zeros(x.shape[0]))
             state.extra.setdefault("grad", torch.zeros_like(x))
         elif not self.carries <= state.extra.keys():
-            if self.needs_grad:
-                e, g = energy.value_and_grad(x)
+            e, g = self._evaluated()
+            if g is not None:
                 state.extra["grad"] = g.clone()
-            else:
-                e = energy.value(x)
-            state.extra["energy"] = e.to(x.dtype).clone()
+            state.extra["energy"] = e.clone()
         self.adapter: Adapter | None = None
         adapt = getattr(sampler, "adapt", None)
         if adapt is not None:
             self.adapter = adapt.bind(sampler, state)
             self.adapter.drop_foreign(state)
         self.proposals = 0
+        self._norm_sum: Tensor | None = None
         self._coefficients: dict[str, Any] | None = None
 
     @property
@@ -86,6 +91,38 @@ class AcceptReject(Transition):
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         e, g = self.energy.value_and_grad(x)
         return e.to(x.dtype), g
+
+    def _evaluated(self) -> tuple[Tensor, Tensor | None]:
+        """What is carried, computed anew at the present x."""
+        return self.value_and_grad(self.state.x) if self.needs_grad else (self.energy.value(self.state.x), None)
+
+    def restart(self) -> None:
+        if self.state.x.numel():
+            self._carry(*self._evaluated())
+
+    def _carry(self, energy: Tensor, grad: Tensor | None) -> None:
+        self.state.extra["energy"].copy_(energy)
+        if grad is not None:
+            self.state.extra["grad"].copy_(grad)
+
+    def replayed(self, num_steps: int) -> None:
+        self.proposals += num_steps
+
+    def track_gradients(self) -> None:
+        if self.needs_grad:
+            self._norm_sum = torch.zeros(self.state.x.shape[0], dtype=torch.float64, device=self.state.x.device)
+
+    def looks_after_each_step(self) -> bool:
+        return self._norm_sum is not None
+
+    def _count(self, num_steps: int) -> None:
+        self.proposals += num_steps
+        if self._norm_sum is not None:
+            self._norm_sum += event_norm(self.grad, backend=self.backend)
+
+    def grad_norm(self) -> Tensor | None:
+        """Mean of |dE/dx| at the states after each step since `reset_stats`; None unless asked for. (n,)"""
+        return None if self._norm_sum is None else self._norm_sum / max(self.proposals, 1)
 
     def counter(self, k: int) -> dict[str, Any]:
         """Where the ops of the k-th step from here draw their numbers."""
@@ -132,7 +169,7 @@ class AcceptReject(Transition):
         self._coefficients = None
 
     def chain_done(self, plan: dict[str, Any], num_steps: int) -> None:
-        self.proposals += num_steps
+        self._count(num_steps)
 
     def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
         raise NotImplementedError
@@ -150,7 +187,7 @@ class AcceptReject(Transition):
                     assert self.adapter is not None
                     self.adapter.begin(state)
                 self.propose(k, state.age + k)
-                self.proposals += 1
+                self._count(1)
                 if adapting:
                     assert self.adapter is not None
                     self.adapter.update(self, state.age + k)
@@ -169,14 +206,9 @@ class AcceptReject(Transition):
         extra = self.state.extra
         if not self.state.x.numel():
             return
-        if self.needs_grad:
-            energy, grad = self.value_and_grad(self.state.x)
-        else:
-            energy, grad = self.energy.value(self.state.x), None
+        energy, grad = self._evaluated()
         if changed(energy, extra["energy"], grad, extra.get("grad")):
-            extra["energy"].copy_(energy)
-            if grad is not None:
-                extra["grad"].copy_(grad)
+            self._carry(energy, grad)
 
     def exchangeable(self) -> tuple[Tensor, Tensor | None]:
         return self.state.extra["energy"], self.state.extra.get("grad")
@@ -187,13 +219,17 @@ class AcceptReject(Transition):
     def reset_stats(self) -> None:
         self.counters.zero_()
         self.proposals = 0
+        if self._norm_sum is not None:
+            self._norm_sum.zero_()
 
     def snapshot(self) -> Any:
-        return self.counters.clone(), self.proposals
+        return self.counters.clone(), self.proposals, None if self._norm_sum is None else self._norm_sum.clone()
 
     def restore(self, snapshot: Any) -> None:
         self.counters.copy_(snapshot[0])
         self.proposals = snapshot[1]
+        if self._norm_sum is not None:
+            self._norm_sum.copy_(snapshot[2])
 
     def stats(self) -> dict[str, Any]:
         adapted = {} if self.adapter is None else self.adapter.report(self.state)

@@ -199,6 +199,9 @@ class SimulatedAnnealing(Sampler):
     def why_not_fused(self, x: Tensor) -> str:
         return self._inner().why_not_fused(x)
 
+    def why_not_graph(self) -> str:
+        return self._inner().why_not_graph()
+
     def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0) -> ChainState:
         return self._inner().init(energy, x, seed, warmup=warmup)
 

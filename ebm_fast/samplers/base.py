@@ -161,6 +161,10 @@ class Sampler:
         """Why native code cannot run whole chains of this sampler on float32 x; empty if its transition has a `chain_plan`."""
         return f"{type(self).__name__} has no whole-chain form"
 
+    def why_not_graph(self) -> str:
+        """Why a CUDA graph cannot replay steps of this sampler; empty if all that its transition reads lies on the device."""
+        return f"the steps of {type(self).__name__} follow counters of the host, which a replay does not move"
+
     def transition(
         self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
     ) -> Transition:
@@ -191,6 +195,20 @@ class Transition:
     def advance(self, num_steps: int) -> None:
         """num_steps steps."""
         raise NotImplementedError
+
+    def restart(self) -> None:
+        """Begin a chain anew at the present x: what is carried beside it is computed and drawn again, into the same memory."""
+        raise NotImplementedError
+
+    def replayed(self, num_steps: int) -> None:
+        """A CUDA graph has taken num_steps steps: bring up to date what the host counts, beside state.step and state.age."""
+
+    def looks_after_each_step(self) -> bool:
+        """Whether whole chains in native code must stop after each step, for `chain_done` to look at the state."""
+        return False
+
+    def track_gradients(self) -> None:
+        """Keep gradient norms from here on, where there are gradients; what `track` asks of those that always do."""
 
     def energy_now(self) -> Tensor:
         """E at the present state. (n,)"""

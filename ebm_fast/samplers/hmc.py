@@ -355,6 +355,11 @@ class GHMCTransition(HMCTransition):
         self.momentum = state.extra["momentum"]
         self._before = torch.empty_like(state.x)
 
+    def restart(self) -> None:
+        super().restart()
+        if self.momentum.numel():
+            normal_(self.momentum, purpose="initial_momentum", **self.counter(0))
+
     def propose(self, k: int, age: int) -> None:
         c, counter = self.coefficients(age), self.counter(k)
         x, q, p, scale, extra = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..engine.energy import Energy, EnergyFunction
-from ..engine.run import check_count, run_
+from ..engine.run import run_
 from ..engine.state import ChainState, StepInfo, no_divergence
 from ..ops import checks
+from ..ops.guard import guard_
 from ..ops.langevin import langevin_step_
 from ..ops.noise import fresh_seed
-from ..ops.norm import event_norm
 from .base import (
     Sampler,
     Transition,
@@ -30,7 +31,12 @@ from .base import (
 
 Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
 
-_LARGEST_NORMAL = 6.77  # sqrt(66 ln 2), see csrc/core/normal.h
+def mean_norm(norm_sum: Tensor, gradients: int, first_step: int, divergence_step: Tensor | None) -> Tensor:
+    """Mean gradient norm over `gradients` steps from `first_step` on, for a frozen chain over those before it was. (n,)"""
+    if divergence_step is None:
+        return norm_sum / max(gradients, 1)
+    taken = (divergence_step - first_step).masked_fill_(divergence_step < 0, gradients)
+    return norm_sum / taken.clamp_(1, max(gradients, 1))
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,9 @@ class Langevin(Sampler):
     def why_not_fused(self, x: Tensor) -> str:
         return ""
 
+    def why_not_graph(self) -> str:
+        return ""
+
     def transition(
         self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
     ) -> LangevinTransition:
@@ -119,11 +128,17 @@ class LangevinTransition(Transition):
         if guard and state.divergence_step is None:
             state.divergence_step = no_divergence(state.x)
         self.scale: Tensor | None = None
+        self._arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
         check_event(sampler.preconditioner, "preconditioner", state.x)
+        # What the guard's bound on the next state depends on, beside the numbers of the step
+        self._reach: dict[str, Any] = {"heavy_ball": sampler.momentum, "prior_precision": sampler.prior_precision}
+        if sampler.grad_clip is not None:
+            self._reach["grad_clip"] = sampler.grad_clip
+        elif sampler.grad_clip_norm is not None:
+            self._reach["grad_clip_norm"] = sampler.grad_clip_norm
         if sampler.preconditioner is not None:
-            arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
-            self.scale = sampler.preconditioner.detach().to(state.x.device, arithmetic).sqrt()
-            self._stretch = self.scale.max()
+            self.scale = sampler.preconditioner.detach().to(state.x.device, self._arithmetic).sqrt()
+            self._reach["stretch"] = self.scale.max()
         after = sampler.clamp_after
         if after == "last":
             after = "noise" if sampler.order == "gradient" else "step"
@@ -137,29 +152,37 @@ class LangevinTransition(Transition):
             self.clamp_step = {"clamp": sampler.clamp, "clamp_after": "step"} if after != "noise" else {}
         self.last_energy = state.x.new_empty(0)
         self._evaluated: tuple[Tensor, Tensor] | None = None
-        arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
-        self._norm_sum = state.x.new_zeros(state.x.shape[:1] if track else 0, dtype=arithmetic)
+        self._norm_sum = torch.zeros(state.x.shape[0], dtype=torch.float64, device=state.x.device) if track else None
+        self._active = ~state.diverged if guard else None
         self.reset_stats()
 
+    def restart(self) -> None:
+        self._evaluated = None
+        if "velocity" in self.state.extra:
+            self.state.extra["velocity"].zero_()
+
+    def replayed(self, num_steps: int) -> None:
+        self.gradients += num_steps
+
     def snapshot(self) -> Any:
-        return self._norm_sum.clone(), self.gradients, self._first_step
+        return None if self._norm_sum is None else self._norm_sum.clone(), self.gradients, self._first_step
 
     def restore(self, snapshot: Any) -> None:
-        self._norm_sum.copy_(snapshot[0])
+        if self._norm_sum is not None:
+            self._norm_sum.copy_(snapshot[0])
         self.gradients, self._first_step = snapshot[1:]
 
     def reset_stats(self) -> None:
-        self._norm_sum.zero_()
+        if self._norm_sum is not None:
+            self._norm_sum.zero_()
         self.gradients, self._first_step = 0, self.state.step
 
-    def grad_norm(self) -> Tensor:
+    def grad_norm(self) -> Tensor | None:
         """Mean of |dE/dx| over the gradients since `reset_stats`, for a frozen chain over those before. (n,)"""
-        if not self.guard:
-            return self._norm_sum / max(self.gradients, 1)
-        diverged_at = self.state.divergence_step
-        assert diverged_at is not None
-        taken = (diverged_at - self._first_step).masked_fill_(diverged_at < 0, self.gradients)
-        return self._norm_sum / taken.clamp(1, max(self.gradients, 1))
+        if self._norm_sum is None:
+            return None
+        stopped = self.state.divergence_step if self.guard else None
+        return mean_norm(self._norm_sum, self.gradients, self._first_step, stopped).to(self._arithmetic)
 
     def info(self) -> StepInfo:
         return StepInfo(self.last_energy, self.grad_norm(), self.state.diverged)
@@ -171,7 +194,7 @@ class LangevinTransition(Transition):
     def energy_now(self) -> Tensor:
         """E at the present state; in the gradient-first order the gradient comes along and serves the next step."""
         if self.state.x.numel() == 0:
-            return self._norm_sum.new_zeros(self.state.x.shape[:1])
+            return self.state.x.new_zeros(self.state.x.shape[:1], dtype=self._arithmetic)
         if self.sampler.order == "noise" or self.rng is not None:
             return self.energy.value_and_grad(self.state.x)[0]
         if self._evaluated is None:
@@ -204,7 +227,7 @@ class LangevinTransition(Transition):
             "step_bounds": bounds if after in ("step", "both") else open_end,
             "noise_bounds": bounds if after in ("noise", "both") else open_end,
             "divergence_step": state.divergence_step if self.guard else None,
-            "norm_sum": torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) if self.track else None,
+            "norm_sum": self._norm_sum,
         }  # fmt: skip
         if sampler.order == "gradient" and (self.track or self.guard):
             known = self._evaluated
@@ -214,8 +237,6 @@ class LangevinTransition(Transition):
 
     def chain_done(self, plan: dict[str, Any], num_steps: int) -> None:
         self.gradients += num_steps
-        if self.track:
-            self._norm_sum += plan["norm_sum"]
         self._evaluated = (plan["energy"], plan["grad"]) if "energy" in plan else None
 
     def _coefficients(self, k: int) -> tuple[Any, Any]:
@@ -243,7 +264,7 @@ class LangevinTransition(Transition):
         langevin_step_(
             state.x, grad, step_size=step_size, noise_std=noise_std, grad_clip=sampler.grad_clip,
             grad_clip_norm=sampler.grad_clip_norm, prior_precision=sampler.prior_precision, velocity=state.extra.get("velocity"),
-            momentum=sampler.momentum, active=~state.diverged if self.guard else None,
+            momentum=sampler.momentum, active=self._active,
             seed=0 if self.rng is not None else state.seed, step=k if self.rng is not None else state.step + k,
             chain_offset=state.chain_offset, scale=self.scale, rng=self.rng, backend=self.backend, **clamp,
         )  # fmt: skip
@@ -255,44 +276,16 @@ class LangevinTransition(Transition):
         self.last_energy = energy
         self.gradients += 1
         if self.track or self.guard:
-            norm = event_norm(grad, backend=self.backend)
+            state = self.state
+            looked: dict[str, Any] = {}
             if self.guard:
-                self._mark(energy, grad, norm, step_size, noise_std, k)
-                norm = norm.masked_fill(self.state.diverged, 0.0)
-            if self.track:
-                self._norm_sum += norm
+                looked = {"energy": energy.to(self._arithmetic), "divergence_step": state.divergence_step,
+                          "momentum": state.extra.get("velocity"), "step_size": step_size, "noise_std": noise_std,
+                          **self._reach}  # fmt: skip
+            guard_(state.x, grad, active=self._active, norm_sum=self._norm_sum,
+                   step=k if self.rng is not None else state.step + k, rng=self.rng, backend=self.backend,
+                   **looked)  # fmt: skip
         return grad
-
-    def _mark(self, energy: Tensor, grad: Tensor, norm: Tensor, step_size: Any, noise_std: Any, k: int) -> None:
-        """Freeze chains whose energy or gradient is not finite or whose next state could leave the dtype's range.
-
-        |x'| <= (1 + s p) |x| + s |g| + 6.77 n for every element: what passes cannot overflow, so a frozen state is finite.
-        """
-        state, sampler = self.state, self.sampler
-        assert state.divergence_step is not None
-        if grad.dtype == torch.float16:
-            norm = self._size(grad)
-        if sampler.grad_clip is not None and math.isfinite(sampler.grad_clip):
-            norm = norm.clamp(max=sampler.grad_clip * math.sqrt(state.x[0].numel()))
-        elif sampler.grad_clip_norm is not None:
-            norm = norm.where(~torch.isfinite(norm), norm.clamp(max=sampler.grad_clip_norm))
-        if self.scale is not None:
-            step_size, noise_std = step_size * self._stretch.square(), noise_std * self._stretch
-        reach = self._size(state.x) * (1.0 + step_size * abs(sampler.prior_precision)) + step_size * norm
-        if "velocity" in state.extra:
-            reach = reach + abs(sampler.momentum) * self._size(state.extra["velocity"])
-        fine = torch.isfinite(energy) & (reach + _LARGEST_NORMAL * noise_std <= torch.finfo(state.x.dtype).max)
-        newly = ~(fine | state.diverged)
-        if self.rng is not None:
-            state.divergence_step.copy_(torch.where(newly, self.rng[1] + k, state.divergence_step))
-        else:
-            state.divergence_step.masked_fill_(newly, state.step + k)
-
-    def _size(self, x: Tensor) -> Tensor:
-        """A bound on |x| of every element of a chain: the norm, or in float16, whose range it may leave, the largest. (n,)"""
-        if x.dtype == torch.float16:
-            return x.reshape(x.shape[0], -1).abs().amax(1).float()
-        return event_norm(x, backend=self.backend)
 
     def _gradient_first(self, num_steps: int) -> None:
         for k in range(num_steps):
@@ -318,6 +311,10 @@ class LangevinTransition(Transition):
             else:
                 self._update(grad, step_size, 0.0, k, **self.clamp_step)
                 self._update(None, *following, k + 1, **self.clamp_noise)
+
+
+_NUMBERS = (float, int, type(None))
+_made_before = functools.lru_cache(maxsize=64, typed=True)(Langevin)  # checking eleven arguments costs a third of a short call
 
 
 def langevin_(
@@ -363,9 +360,11 @@ def langevin_(
     Example: IGEBM's loop is `langevin_(x, energy, num_steps=60, step_size=10.0, noise_std=0.005, order="noise",
     grad_clip=0.01, clamp=(0, 1))`.
     """
-    sampler = Langevin(step_size, noise_std, temperature, order, clamp, clamp_after, grad_clip, grad_clip_norm, momentum,
-                       prior_precision, preconditioner)  # fmt: skip
-    check_count(num_steps, "num_steps")
+    numbers = (step_size, noise_std, temperature, grad_clip, grad_clip_norm, momentum, prior_precision, *(clamp or ()))
+    plain = preconditioner is None and type(order) is type(clamp_after) is str and type(clamp) in (tuple, type(None))
+    make = _made_before if plain and all(type(value) in _NUMBERS for value in numbers) else Langevin
+    sampler = make(step_size, noise_std, temperature, order, clamp, clamp_after, grad_clip, grad_clip_norm, momentum,
+                   prior_precision, preconditioner)  # fmt: skip
     seed = fresh_seed(generator) if seed is None else seed
     run_(energy, sampler, x, num_steps, seed=seed, step=step, chain_offset=chain_offset, condition=condition, strategy=strategy,
          backend=backend)  # fmt: skip

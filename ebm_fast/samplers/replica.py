@@ -183,6 +183,9 @@ class ReplicaTransition(Transition):
         return StepInfo(*(None if t is None else self._coldest(t) for t in (info.energy, info.grad_norm, info.diverged,
                                                                             info.acceptance)))  # type: ignore[arg-type]  # fmt: skip
 
+    def track_gradients(self) -> None:
+        self.inner.track_gradients()
+
     def snapshot(self) -> Any:
         return self.inner.snapshot(), self.counters.clone(), list(self.tried)
 

@@ -14,6 +14,7 @@ from ..engine.energy import EnergyFunction
 from ..engine.state import ChainState, StepInfo, no_divergence
 from ..ops import checks
 from ..ops.baoab import baoab_
+from ..ops.guard import guard_
 from ..ops.leapfrog import leapfrog_
 from ..ops.noise import normal_
 from ..ops.norm import event_norm
@@ -29,8 +30,7 @@ from .base import (
     is_schedule,
     stacked,
 )
-
-_LARGEST_NORMAL = 6.77  # sqrt(66 ln 2), see csrc/core/normal.h
+from .langevin import mean_norm
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ class UnderdampedLangevin(Sampler):
     def why_not_fused(self, x: Tensor) -> str:
         return ""
 
+    def why_not_graph(self) -> str:
+        return ""
+
     def has_schedule(self) -> bool:
         return is_schedule(self.temperature)
 
@@ -92,17 +95,10 @@ class UnderdampedTransition(Transition):
             state.divergence_step = no_divergence(x)
         claim_momentum(state, sampler)
         if not {"momentum", "energy", "grad"} <= state.extra.keys():
-            counter: dict[str, Any] = {"rng": rng} if rng is not None else {"seed": state.seed, "step": state.step}
-            p = torch.zeros_like(x)
-            if x.numel():
-                normal_(p, purpose="initial_momentum", chain_offset=state.chain_offset, backend=backend, **counter)
-                start = at_age(sampler.temperature, "temperature", state.age)
-                p *= start.sqrt().view(-1, *[1] * (x.ndim - 1)) if isinstance(start, Tensor) and start.ndim else math.sqrt(start)
-                e, g = energy.value_and_grad(x)
-            else:
-                e, g = x.new_zeros(x.shape[0]), torch.zeros_like(x)
-            state.extra.update(energy=e.to(x.dtype).clone(), grad=g.clone())
-            state.extra.setdefault("momentum", p)
+            known = "momentum" in state.extra
+            state.extra.update(energy=x.new_zeros(x.shape[0]), grad=torch.zeros_like(x))
+            state.extra.setdefault("momentum", torch.zeros_like(x))
+            self._begin(draw=not known)
         mass = sampler.inverse_mass
         check_event(mass, "inverse_mass", x)
         if isinstance(sampler.step_size, Tensor):
@@ -110,7 +106,7 @@ class UnderdampedTransition(Transition):
         self.scale: Tensor | None = None
         if mass is not None:
             self.scale = mass.detach().to(x.device, x.dtype).sqrt().contiguous()
-            self._stretch = self.scale.max()
+        self._stretch: Any = 1.0 if self.scale is None else self.scale.max()
         step = sampler.step_size
         self.half = 0.5 * step
         if isinstance(step, Tensor):
@@ -119,22 +115,52 @@ class UnderdampedTransition(Transition):
         else:
             self.persistence = math.exp(-sampler.friction * step)
             self.spread = math.sqrt(-math.expm1(-2.0 * sampler.friction * step))
-        self._norm_sum = torch.zeros(x.shape[:1] if track else 0, dtype=torch.float64, device=x.device)
+        self._norm_sum = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) if track else None
+        self._active = ~state.diverged if guard else None
         self.reset_stats()
 
+    def _evaluate(self) -> tuple[Tensor, Tensor]:
+        energy, grad = self.energy.value_and_grad(self.state.x)
+        return energy.to(self.state.x.dtype), grad
+
+    def _begin(self, draw: bool) -> None:
+        state, extra = self.state, self.state.extra
+        if not state.x.numel():
+            return
+        if draw:
+            p = extra["momentum"]
+            counter: dict[str, Any] = {"rng": self.rng} if self.rng is not None else {"seed": state.seed, "step": state.step}
+            normal_(p, purpose="initial_momentum", chain_offset=state.chain_offset, backend=self.backend, **counter)
+            T = at_age(self.sampler.temperature, "temperature", state.age)
+            p *= T.sqrt().view(-1, *[1] * (p.ndim - 1)) if isinstance(T, Tensor) and T.ndim else math.sqrt(T)
+        energy, grad = self.energy.value_and_grad(state.x)
+        extra["energy"].copy_(energy)
+        extra["grad"].copy_(grad)
+
+    def restart(self) -> None:
+        self._begin(draw=True)
+
+    def replayed(self, num_steps: int) -> None:
+        self.gradients += num_steps
+
     def snapshot(self) -> Any:
-        return self._norm_sum.clone(), self.gradients
+        return None if self._norm_sum is None else self._norm_sum.clone(), self.gradients, self._first_step
 
     def restore(self, snapshot: Any) -> None:
-        self._norm_sum.copy_(snapshot[0])
-        self.gradients = snapshot[1]
+        if self._norm_sum is not None:
+            self._norm_sum.copy_(snapshot[0])
+        self.gradients, self._first_step = snapshot[1:]
 
     def reset_stats(self) -> None:
-        self._norm_sum.zero_()
-        self.gradients = 0
+        if self._norm_sum is not None:
+            self._norm_sum.zero_()
+        self.gradients, self._first_step = 0, self.state.step
 
-    def grad_norm(self) -> Tensor:
-        return self._norm_sum / max(self.gradients, 1)
+    def grad_norm(self) -> Tensor | None:
+        if self._norm_sum is None:
+            return None
+        stopped = self.state.divergence_step if self.guard else None
+        return mean_norm(self._norm_sum, self.gradients, self._first_step, stopped)
 
     def energy_now(self) -> Tensor:
         return self.state.extra["energy"]
@@ -167,27 +193,30 @@ class UnderdampedTransition(Transition):
     def advance(self, num_steps: int) -> None:
         state, extra = self.state, self.state.extra
         if state.x.numel() and num_steps:
-            kicks = 1
+            kicks, kept = 1, {name: extra[name] for name in ("energy", "grad")}
             for k in range(num_steps):
                 noise_std = self._noise_std(state.age + k)
-                active = None
-                if self.guard:
-                    self._mark(noise_std, k)
-                    active = ~state.diverged
+                if self.guard or self.track:
+                    looked: dict[str, Any] = {}
+                    if self.guard:
+                        looked = {"energy": extra["energy"], "divergence_step": state.divergence_step, "active": self._active,
+                                  "momentum": extra["momentum"], "step_size": self.sampler.step_size, "noise_std": noise_std,
+                                  "stretch": self._stretch, "kinetic": True}  # fmt: skip
+                    guard_(state.x, extra["grad"], norm_sum=self._norm_sum, step=k if self.rng is not None else state.step + k,
+                           rng=self.rng, backend=self.backend, **looked)  # fmt: skip
                 counter: dict[str, Any] = {"seed": state.seed, "step": state.step + k}
                 if self.rng is not None:
                     counter = {"seed": 0, "step": k, "rng": self.rng}
                 baoab_(state.x, extra["momentum"], extra["grad"], kick=self.half, drift=self.half, persistence=self.persistence,
-                       noise_std=noise_std, kicks=kicks, scale=self.scale, active=active, chain_offset=state.chain_offset,
+                       noise_std=noise_std, kicks=kicks, scale=self.scale, active=self._active, chain_offset=state.chain_offset,
                        backend=self.backend, **counter)  # fmt: skip
-                energy, grad = self.energy.value_and_grad(state.x)
-                extra["energy"].copy_(energy)
-                extra["grad"].copy_(grad)
+                extra["energy"], extra["grad"] = self._evaluate()
                 self.gradients += 1
-                if self.track:
-                    self._norm_sum += event_norm(grad, backend=self.backend)
                 kicks = 2
             self._last_kick()
+            if self.rng is not None:  # a replay reads where the capture read
+                for name, t in kept.items():
+                    extra[name] = t.copy_(extra[name])
         if self.rng is not None:
             self.rng[1].add_(num_steps)
         state.step += num_steps
@@ -200,7 +229,7 @@ class UnderdampedTransition(Transition):
             "transition": "baoab", "step_size": self.sampler.step_size, "noise_std": stacked(noise, state.x),
             "persistence": self.persistence, "momentum": extra["momentum"], "energy": extra["energy"], "grad": extra["grad"],
             "carried": True, "scale": self.scale, "divergence_step": state.divergence_step if self.guard else None,
-            "norm_sum": self._norm_sum if self.track else None,
+            "norm_sum": self._norm_sum,
         }  # fmt: skip
 
     def chain_done(self, plan: dict[str, Any], num_steps: int) -> None:
@@ -208,22 +237,10 @@ class UnderdampedTransition(Transition):
 
     def _last_kick(self) -> None:
         extra = self.state.extra
-        grad = extra["grad"]
-        if self.guard:  # a frozen chain's momentum stays what it is, and finite
-            grad = grad.masked_fill(self.state.diverged.view(-1, *[1] * (grad.ndim - 1)), 0.0)
-        leapfrog_(self.state.x, extra["momentum"], grad, kick=self.half, drift=0.0, scale=self.scale, backend=self.backend)
-
-    def _mark(self, noise_std: Any, k: int) -> None:
-        """Freeze chains whose energy or gradient is not finite or whose next state could leave the dtype's range."""
-        state, extra = self.state, self.state.extra
-        assert state.divergence_step is not None
-        sizes = [event_norm(t, backend=self.backend) for t in (state.x, extra["momentum"], extra["grad"])]
-        stretch = 1.0 if self.scale is None else self._stretch
-        momentum = sizes[1] + 2.0 * self.half * stretch * sizes[2] + _LARGEST_NORMAL * noise_std
-        reach = sizes[0] + 2.0 * self.half * stretch * momentum
-        fine = torch.isfinite(extra["energy"]) & (reach <= torch.finfo(state.x.dtype).max)
-        newly = ~(fine | state.diverged)
-        if self.rng is not None:
-            state.divergence_step.copy_(torch.where(newly, self.rng[1] + k, state.divergence_step))
-        else:
-            state.divergence_step.masked_fill_(newly, state.step + k)
+        if self._active is None:
+            leapfrog_(self.state.x, extra["momentum"], extra["grad"], kick=self.half, drift=0.0, scale=self.scale,
+                      backend=self.backend)  # fmt: skip
+            return
+        # A frozen chain's momentum stays what it is, and finite.
+        baoab_(self.state.x, extra["momentum"], extra["grad"], kick=self.half, drift=0.0, persistence=1.0, noise_std=0.0,
+               scale=self.scale, active=self._active, seed=0, backend=self.backend)  # fmt: skip

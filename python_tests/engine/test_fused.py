@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import ebm_fast as ef
+from ebm_fast.engine import fused as fused_strategy
 from ebm_fast.ops.backend import why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not("cpu")), reason="the extension is not built")
@@ -144,6 +145,13 @@ def test_a_warm_up_adapts_as_step_by_step_and_resumes(adapt, warmup):
     torch.testing.assert_close(fused.samples, step.samples, rtol=1e-3, atol=1e-3)
     halfway = ef.sample(energy, sampler, start(energy), num_steps=0, warmup=warmup, seed=5)
     again = ef.sample(energy, sampler, num_steps=4, resume=halfway.state)
+    assert torch.equal(again.samples, fused.samples)
+    state = sampler.init(energy, start(energy), seed=5, warmup=warmup)
+    transition = fused_strategy.transition(ef.engine.EnergyFunction(energy), sampler, state, backend=None, guard=True, track=True)
+    transition.advance(warmup // 2)
+    assert state.adapting
+    again = ef.sample(energy, sampler, num_steps=4, resume=ef.ChainState.from_state_dict(state.state_dict()))
+    assert again.strategy == "fused"
     assert torch.equal(again.samples, fused.samples)
 
 

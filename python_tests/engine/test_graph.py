@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 
 import pytest
 import torch
+from samplers.family import bowl, family
 from torch import nn
 
 import ebm_fast as ef
-from ebm_fast.engine import graph
+from ebm_fast.engine import graph, run
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):
@@ -59,6 +65,127 @@ def test_a_cached_energy_keeps_its_own_gradient():
     energy, grad = ef.engine.EnergyFunction(graph._unowned(net)).value_and_grad(torch.zeros(2, 6))
     assert torch.equal(grad, torch.ones(2, 6))
     assert torch.equal(energy, torch.zeros(2))
+
+
+class Replays:
+    """`graph.Recorder` on the CPU: a capture leaves all tensors as they were; a replay runs with the host's numbers as they
+    were captured, and leaves those alone."""
+
+    captures = 0
+
+    def __init__(self, device: torch.device) -> None:
+        assert device.type == "cpu"
+
+    def warm(self, work) -> None:
+        work()
+
+    def begin(self) -> None: ...
+    def end(self) -> None: ...
+
+    def capture(self, work):
+        type(self).captures += 1
+        inner = work.__self__.inner
+        tensors, host = self.tensors(inner), self.host(inner)
+        before = [t.clone() for t in tensors]
+        work()
+        for t, old in zip(tensors, before):
+            t.copy_(old)
+
+        def replay() -> None:
+            now = self.host(inner)
+            self.set_host(inner, host)
+            work()
+            self.set_host(inner, now)
+
+        return replay
+
+    @staticmethod
+    def tensors(inner) -> list[torch.Tensor]:
+        held = [*vars(inner).values(), *vars(inner.state).values(), *inner.state.extra.values()]
+        return [t for t in held if isinstance(t, torch.Tensor)]
+
+    @staticmethod
+    def host(inner) -> list[dict]:
+        return [{k: v for k, v in vars(o).items() if type(v) is int} for o in (inner, inner.state)]
+
+    @staticmethod
+    def set_host(inner, numbers: list[dict]) -> None:
+        for o, kept in zip((inner, inner.state), numbers):
+            vars(o).update(kept)
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    monkeypatch.setattr(graph, "Recorder", Replays)
+    monkeypatch.setattr(graph, "_captured", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(Replays, "captures", 0)
+
+
+class Module(nn.Module):
+    def __init__(self, energy) -> None:
+        super().__init__()
+        self.energy = energy
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.energy(x)
+
+
+GRADIENT_FREE = ("random walk", "random walk, scaled", "metropolis-hastings", "independence")
+MOVES = {name: s for name, (s, _) in family((3,)).items() if not graph.why_not(s)}
+
+
+@pytest.mark.parametrize("name", ["hmc, jitter", "replicas of hmc", "replicas of langevin", "annealed"])
+def test_what_reads_the_host_is_not_replayed(name, monkeypatch):
+    """Its counters would stand still: every replay would draw the same numbers."""
+    sampler = family((3,))[name][0]
+    reason = graph.why_not(sampler)
+    assert reason
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    for strategy, wanted in (("graph", None), ("auto", "step")):
+        with pytest.raises(ValueError, match=reason) if wanted is None else contextlib.nullcontext():
+            assert run.pick_strategy(strategy, None, Module(bowl), sampler, torch.zeros(2, 3), None)[0] == wanted
+
+
+def test_a_transition_that_ignores_rng_is_refused(replayed):
+    class Careless(ef.Langevin):
+        def transition(self, energy, state, *, rng, **options):
+            return super().transition(energy, state, rng=None, **options)
+
+    with pytest.raises(TypeError, match=r"draws from rng.*Careless"):
+        graph.run(Module(bowl), Careless(0.1), ef.ChainState(torch.zeros(2, 3), 0), 2, None, None, False, True)
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_every_replay_begins_a_chain_of_its_own(name, replayed):
+    """The bookkeeping around the graph, with a capture and replays emulated: energy, gradient and momentum of the first state."""
+    net, sampler = Module(bowl), MOVES[name]
+    for t in range(4):  # warms up, captures, replays twice; a chain of another state, seed and step each time
+        x0 = torch.randn(16, 3, generator=torch.Generator().manual_seed(t))
+        stepped, x = x0.clone(), x0.clone()
+        options = {"seed": 5 + t, "step": 100 * t, "grad_norm": True}
+        norm = ef.engine.run_(net, sampler, stepped, 4, strategy="step", **options)
+        state = ef.ChainState(x, options["seed"], options["step"])
+        other = graph.run(net, sampler, state, 4, None, None, True, True)
+        assert torch.equal(x, stepped)
+        assert (norm is None) == (other is None) == (name in GRADIENT_FREE)
+        if norm is not None:
+            torch.testing.assert_close(other, norm)
+    assert Replays.captures == 1
+
+
+@pytest.mark.parametrize("name", [name for name, s in MOVES.items() if not s.has_schedule()])
+def test_sample_replays_chunks(name, replayed, monkeypatch):
+    net, sampler, x0 = Module(bowl), MOVES[name], normal(16, 3)
+    options = {"num_steps": 23, "thin": 5, "warmup": 7, "seed": 4}
+    step = ef.sample(net, sampler, x0, strategy="step", **options)
+    monkeypatch.setattr(run, "pick_strategy", lambda strategy, backend, *args: (strategy, backend))
+    chunks = ef.sample(net, sampler, x0, strategy="graph", **options)
+    assert chunks.strategy == "graph"
+    assert torch.equal(chunks.samples, step.samples)
+    assert (chunks.state.step, chunks.state.age) == (step.state.step, step.state.age)
+    for name in ("energy", "grad_norm", "acceptance", "divergences", "hamiltonian", "divergence_step"):
+        torch.testing.assert_close(getattr(chunks.stats, name), getattr(step.stats, name))
+    assert Replays.captures == 1
 
 
 @pytest.mark.cuda

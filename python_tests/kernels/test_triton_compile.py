@@ -47,6 +47,8 @@ TRAJECTORY = LEAPFROG | {"proposal": True, "momentum": True, "grad": True, "kine
 TRAJECTORY |= {"persistence_at": "n", "fresh_at": "n"}
 METROPOLIS = dict.fromkeys(("grad", "proposal_grad", "momentum", "momentum_before", "kinetic", "scale", "log_ratio"), True)
 METROPOLIS |= {"counters": True, "kick_at": "n", "beta_at": "n", "rng": True}
+GUARD = dict.fromkeys(("momentum", "energy", "divergence_step", "norm_sum", "rng"), True)
+GUARD |= {"active": torch.uint8, "step_size_at": "n", "noise_std_at": "n", "stretch_at": "0", "kinetic": True}
 SWAP = dict.fromkeys(("grad", "labels", "counters", "rng"), True)
 CASES = {
     "langevin float32": Case("langevin_step_", WHOLE, F32, {"grad": True}, 128),
@@ -63,6 +65,10 @@ CASES = {
     "signs bfloat16": Case("noise_", WHOLE, BF16, {"kind": 3}, 64),
     "norm float32, long events": Case("event_norm", (8, 4096), F32, {}, 128, True),
     "norm bfloat16, short events": Case("event_norm", WHOLE, BF16, {}, 128, True),
+    "guard float32, norms": Case("guard_", WHOLE, F32, {"norm_sum": True}, 128, True),
+    "guard float32, options, long events": Case("guard_", HUGE, F32, GUARD, 128, True),
+    "guard float64, options, odd events": Case("guard_", HUGE_ODD, F64, GUARD, 64, True),
+    "guard float16, options": Case("guard_", WHOLE, F16, GUARD, 128, True),
     "leapfrog float32": Case("leapfrog_", WHOLE, F32, {}, 128),
     "leapfrog float64, options": Case("leapfrog_", WHOLE, F64, LEAPFROG, 128, True),
     "leapfrog float32, options, odd events": Case("leapfrog_", HUGE_ODD, F32, LEAPFROG, 32, True),
@@ -155,10 +161,10 @@ def test_kernels_compile_without_spills(architecture, tmp_path, capsys, monkeypa
         assert resources["LOCAL"] == resources["STACK"] == 0, name
         widths = {what: {width for kind, width in accesses if kind == what} for what in ("ld", "st")}
         if case.mixed:
-            assert max(widths["ld" if case.op == "event_norm" else "st"]) == case.bits, name
+            assert max(widths["ld" if case.op in ("event_norm", "guard_") else "st"]) == case.bits, name
         else:
             assert widths["ld"] | widths["st"] == {case.bits}, name
-        if case.op in ("metropolis_", "swap_"):  # all threads have read a row's numbers before one overwrites them
+        if case.op in ("metropolis_", "swap_", "guard_"):  # all threads have read a row's numbers before one overwrites them
             order = [what for what, _ in accesses]
             last = max(i for i in range(order.index("st")) if order[i] == "ld")
             assert "bar" in order[last : order.index("st")], name

@@ -7,15 +7,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from samplers.family import family
 from torch import Tensor, nn
 
-from ebm_fast import Langevin, engine
+from ebm_fast import HMC, Langevin, energies, engine
+from ebm_fast.engine import ChainState, EnergyFunction
 from ebm_fast.models import ConvNetEnergy
 from ebm_fast.objectives import ContrastiveDivergence, PersistentCD, ShortRunMLE, contrastive_divergence_loss
 from ebm_fast.training import ReplayBuffer
 
 STEP = 0.1
 LANGEVIN = Langevin(step_size=STEP)
+GRADIENT_FREE = ("random walk", "random walk, scaled", "metropolis-hastings", "independence")
 
 
 class Gaussian(nn.Module):
@@ -192,6 +195,45 @@ def test_iteration_t_is_the_engine_s_chain_at_step_t_k(options):
     other = data.clone()
     engine.run_(net, LANGEVIN, other, num_steps=4, seed=9, step=4, chain_offset=5)
     assert not torch.allclose(other, samples), "iterations have their own noise"
+
+
+SAMPLERS = {
+    name: sampler
+    for name, (sampler, _) in family((3,)).items()
+    if not name.startswith(("replicas", "annealed"))  # those have states, or energies, of another kind
+}
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_any_sampler_moves_the_chains(name):
+    """The gradient strength is the mean over the states that the steps end at; samplers without gradients have none."""
+    net, sampler, data = Gaussian(0.3, 1.5), SAMPLERS[name], torch.randn(12, 3)
+    objective = ContrastiveDivergence(net, sampler, num_steps=3, seed=4)
+    loss, metrics = objective(data)
+    loss.backward()
+    assert net.m.grad.abs() > 0
+    assert ("grad_norm" in metrics) == (name not in GRADIENT_FREE)
+    x, state = data.clone(), ChainState(data.clone(), 4)
+    engine.run_(net, sampler, x, num_steps=3, seed=4)
+    torch.testing.assert_close(metrics["energy_samples"], net(x).mean().detach())
+    if type(sampler).__name__ in ("HMC", "MALA", "GHMC"):
+        transition = sampler.transition(
+            EnergyFunction(net), state, backend=None, guard=False, track=False, rng=None
+        )
+        norms = []
+        for _ in range(3):
+            transition.advance(1)
+            norms.append((1.5 * (state.x - 0.3)).norm(dim=1))
+        torch.testing.assert_close(metrics["grad_norm"], torch.stack(norms).mean(), check_dtype=False)
+
+
+def test_gradient_strength_on_an_energy_with_native_chains():
+    energy, x = energies.Gaussian(torch.zeros(3), variance=torch.full((3,), 0.5)), torch.randn(12, 3)
+    norms = []
+    for strategy in ("fused", "step"):
+        norm = engine.run_(energy, HMC(0.3, 3), x.clone(), 5, seed=1, strategy=strategy, grad_norm=True)
+        norms.append(norm)
+    torch.testing.assert_close(*norms)
 
 
 @pytest.mark.parametrize(

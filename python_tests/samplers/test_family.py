@@ -143,7 +143,8 @@ def test_gradients_are_carried(sampler, first, each):
 
 
 @ADAPTIVE
-def test_a_warmup_resumes_exactly(name):
+def test_a_warmup_resumes_exactly(name, monkeypatch):
+    monkeypatch.setattr(ef.engine.keep, "INTERVAL", 0.0)  # a copy of the state after every step
     sampler = adaptive()[name]
     x0 = start(8)
 
@@ -444,7 +445,9 @@ def test_replicas_of_a_conditional_energy():
         ef.sample(gaussian, ef.ReplicaExchange(ef.MALA(0.3), (1.0, 0.5)), resume=whole.state, num_steps=1)
 
 
-def test_statistics_of_an_interrupted_run_are_of_its_whole_steps():
+def test_statistics_of_an_interrupted_run_are_of_its_whole_steps(monkeypatch):
+    monkeypatch.setattr(ef.engine.keep, "INTERVAL", 0.0)  # a copy of the state after every step
+
     def energy(x):
         energy.calls += 1
         if energy.calls == 60:

@@ -1,0 +1,101 @@
+"""What a run keeps of its chain on the way, and how often it looks at the clock."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops.moments import moments_
+
+INTERVAL = 0.2  # seconds between two looks at the keyboard, and between two copies of the state for an interrupted run
+
+
+class Pace:
+    """How many steps to take at once, so that they last about INTERVAL; `due` once that much time has passed."""
+
+    def __init__(self, steps: int = 1) -> None:
+        self.steps = max(steps, 1)
+        self._looked = self._copied = time.perf_counter()
+
+    def took(self, count: int) -> None:
+        """`count` steps were taken since the last look."""
+        now = time.perf_counter()
+        within = int(INTERVAL * count / max(now - self._looked, 1e-6))
+        self.steps, self._looked = max(1, min(2 * max(self.steps, count), within)), now
+
+    def due(self) -> bool:
+        """Whether INTERVAL has passed since this last said so."""
+        if self._looked - self._copied < INTERVAL:
+            return False
+        self._copied = self._looked
+        return True
+
+
+def first_guess(x: Tensor) -> int:
+    """Steps of native code that certainly last less than INTERVAL. x # (n, *event)"""
+    return max(1, 2**16 // max(x.numel(), 1))
+
+
+class Kept:
+    """The recorded rows: samples # (rows, n, *event), energies and Hamiltonians # (rows, n)."""
+
+    def __init__(self, transition: Any, rows: int, samples: bool, energies: bool) -> None:
+        self.transition, self.rows, self.wants_energies = transition, rows, energies
+        at = transition.position()
+        self.samples: Tensor | None = at.new_empty((rows, *at.shape)) if samples else None
+        self.energies: Tensor | None = None
+        self.hamiltonians: Tensor | None = None
+
+    def row(self, row: int) -> None:
+        """Record the present state."""
+        transition = self.transition
+        if self.samples is not None:
+            self.samples[row].copy_(transition.position())
+        if self.wants_energies:
+            now = transition.energy_now()
+            self.energies = now.new_empty((self.rows, now.shape[0])) if self.energies is None else self.energies
+            self.energies[row].copy_(now)
+            total = transition.hamiltonian_now()
+            if total is not None:
+                self.hamiltonians = total.new_empty(self.energies.shape) if self.hamiltonians is None else self.hamiltonians
+                self.hamiltonians[row].copy_(total)
+
+    def native(self, first: int, rows: int) -> dict[str, Tensor]:
+        """Where `ops.chain_` is to write `rows` rows from row `first` on."""
+        if self.wants_energies and self.energies is None:
+            x = self.transition.state.x
+            self.energies = x.new_empty((self.rows, x.shape[0]))
+            if self.transition.hamiltonian_now() is not None:
+                self.hamiltonians = torch.empty_like(self.energies, dtype=torch.float64)
+        whole = {"samples": self.samples, "energies": self.energies, "hamiltonians": self.hamiltonians}
+        return {name: t[first : first + rows] for name, t in whole.items() if t is not None}
+
+    def until(self, rows: int) -> dict[str, Tensor | None]:
+        """The first `rows` rows of each."""
+        whole = {"samples": self.samples, "energy": self.energies, "hamiltonian": self.hamiltonians}
+        return {name: None if t is None else t[:rows] for name, t in whole.items()}
+
+
+class Moments:
+    """Streaming mean and variance of what a transition records."""
+
+    def __init__(self, x: Tensor, backend: str | None) -> None:
+        x = x.float() if x.itemsize < 4 else x
+        self.mean, self.squares = torch.zeros_like(x), torch.zeros_like(x)
+        self.count, self._backend = 0, backend
+
+    def update(self, x: Tensor) -> None:
+        self.count += 1
+        moments_(x.to(self.mean.dtype).contiguous(), self.mean, self.squares, count=self.count, backend=self._backend)
+
+    def snapshot(self) -> tuple[Tensor, Tensor, int]:
+        return self.mean.clone(), self.squares.clone(), self.count
+
+    def restore(self, snapshot: tuple[Tensor, Tensor, int]) -> None:
+        self.mean, self.squares, self.count = snapshot
+
+    def variance(self) -> Tensor:
+        return self.squares / max(self.count - 1, 1)
