@@ -17,17 +17,9 @@ from .purposes import PURPOSES, purpose_tag
 KINDS = {"uniform": 1, "normal": 2}
 
 
-def check_slots(slots: Tensor, size: int) -> None:
-    """On a CPU a row outside would be read or overwritten; on a GPU reading the slots would wait for it."""
-    if slots.is_cpu and slots.numel():
-        low, high = torch.aminmax(slots)
-        if low < 0 or high >= size:
-            raise ValueError(f"slots: expected 0..{size - 1}, got {int(low)}..{int(high)}")
-
-
 def _gather(out: Tensor, source: Tensor, slots: Tensor, rows: Tensor | None, fresh: Tensor | None, *args: Any) -> None:
     if out.numel():
-        check_slots(slots, source.shape[0])
+        checks.indices(slots, "slots", source.shape[0])
         checks.refuse_negated(source, "source")
         checks.refuse_unsafe((("out", out), ("fresh", fresh)), (("source", source), ("slots", slots), ("rows", rows)))
         route("gather_", out, args[-1])(out, source, slots, rows, fresh, *args[:-1])
@@ -123,7 +115,7 @@ def _check_like(t: Any, name: str, out: Tensor) -> None:
 
 def _scatter(target: Tensor, slots: Tensor, x: Tensor, backend: str) -> None:
     if x.numel():
-        check_slots(slots, target.shape[0])
+        checks.indices(slots, "slots", target.shape[0])
         checks.refuse_negated(x, "x")
         checks.refuse_unsafe((("target", target),), (("slots", slots), ("x", x)))
         route("scatter_", target, backend)(target, slots, x)
