@@ -76,5 +76,6 @@ def randperm_(
     n = out.shape[0]
     with on_device_of(out):
         randperm_kernel[((n + ROWS - 1) // ROWS,)](
-            out, index, group, rng, n, size, math.isqrt(size - 1) + 1, purpose, seed, step, chain_offset, ROWS, num_warps=4
+            out, index, group, rng, n, size, math.isqrt(size - 1) + 1, purpose, seed, step, chain_offset, ROWS, num_warps=4,
+            enable_fp_fusion=False,
         )

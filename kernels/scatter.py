@@ -8,11 +8,14 @@ import triton.language as tl
 from .philox import on_device_of
 from .rows import row_geometry, rows_of
 
+INF = tl.constexpr(float("inf"))
+
 
 @triton.jit(do_not_specialize=["size", "count"])
 def scatter_kernel(
     target, slots, x, size: tl.int64, count, dim, INDEX: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
+    FLOAT: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     row, exists = rows_of(count, INDEX, ROWS)
     slot = tl.load(slots + row, mask=exists, other=-1)
     kept = exists & (slot >= 0) & (slot < size)
@@ -22,7 +25,7 @@ def scatter_kernel(
         column = at + tl.arange(0, COLUMNS)
         mask = kept[:, None] & (column < dim)[None, :]
         a = tl.load(x + row[:, None] * dim + column[None, :], mask=mask, other=0.0)
-        bad |= ((a - a) != 0).to(tl.int32)
+        bad |= (tl.abs(a.to(FLOAT)) < INF).to(tl.int32) ^ 1
         at += COLUMNS
     kept = kept & (tl.max(bad, axis=1) == 0)
     at = 0 * dim
@@ -39,4 +42,4 @@ def scatter_(target: torch.Tensor, slots: torch.Tensor, x: torch.Tensor) -> None
     n = x.shape[0]
     grid, shape, warps = row_geometry(x, n, x.numel() // n)
     with on_device_of(x):
-        scatter_kernel[grid](target, slots, x, target.shape[0], *shape, num_warps=warps)
+        scatter_kernel[grid](target, slots, x, target.shape[0], *shape, num_warps=warps, enable_fp_fusion=False)
