@@ -39,7 +39,8 @@ def gather_kernel(
     slot = tl.load(slots + chain, mask=exists, other=0)
     known = (slot >= 0) & (slot < size)
     place = place_of(block, INDEX)
-    y = tl.load(source + start_of(slot, dim, WHOLE)[:, None] + place, mask=mask & (known & (restarted == 0))[:, None], other=float("nan"))
+    old = mask & (known & (restarted == 0))[:, None]
+    y = tl.load(source + start_of(slot, dim, WHOLE)[:, None] + place, mask=old, other=float("nan"))
     # Most programs have no row to restart and skip the arithmetic.
     if tl.max(restarted.to(tl.int32), axis=0) > 0:
         if KIND == 0:

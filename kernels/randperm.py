@@ -27,7 +27,7 @@ def turned(x, y, key, n):
 
 
 @triton.jit
-def permuted(i, k0, k1, k2, k3, k4, k5, k6, k7, a, b):
+def permuted(i, k0, k1, k2, k3, k4, k5, k6, k7, k8, k9, k10, k11, k12, k13, k14, k15, a, b):
     left = i // b
     right = i - left * b
     left = turned(left, right, k0, a)
@@ -38,6 +38,14 @@ def permuted(i, k0, k1, k2, k3, k4, k5, k6, k7, a, b):
     right = turned(right, left, k5, b)
     left = turned(left, right, k6, a)
     right = turned(right, left, k7, b)
+    left = turned(left, right, k8, a)
+    right = turned(right, left, k9, b)
+    left = turned(left, right, k10, a)
+    right = turned(right, left, k11, b)
+    left = turned(left, right, k12, a)
+    right = turned(right, left, k13, b)
+    left = turned(left, right, k14, a)
+    right = turned(right, left, k15, b)
     return left * b + right
 
 
@@ -57,13 +65,16 @@ def randperm_kernel(
     zero = tl.zeros((ROWS,), dtype=tl.int32).to(tl.uint32)
     k0, k1, k2, k3 = tile_words(zero, g, rng, seed, step, purpose, chain_offset)
     k4, k5, k6, k7 = tile_words(zero + 1, g, rng, seed, step, purpose, chain_offset)
+    k8, k9, k10, k11 = tile_words(zero + 2, g, rng, seed, step, purpose, chain_offset)
+    k12, k13, k14, k15 = tile_words(zero + 3, g, rng, seed, step, purpose, chain_offset)
     a = across.to(tl.uint32)
     b = ((size + across - 1) // across).to(tl.uint32)
     most = size.to(tl.uint32)
-    k = permuted((i.to(tl.uint64) % size.to(tl.uint64)).to(tl.uint32), k0, k1, k2, k3, k4, k5, k6, k7, a, b)
+    i = (i.to(tl.uint64) % size.to(tl.uint64)).to(tl.uint32)
+    k = permuted(i, k0, k1, k2, k3, k4, k5, k6, k7, k8, k9, k10, k11, k12, k13, k14, k15, a, b)
     outside = tl.max((k >= most).to(tl.int32), axis=0)
     while outside > 0:
-        k = tl.where(k >= most, permuted(k, k0, k1, k2, k3, k4, k5, k6, k7, a, b), k)
+        k = tl.where(k >= most, permuted(k, k0, k1, k2, k3, k4, k5, k6, k7, k8, k9, k10, k11, k12, k13, k14, k15, a, b), k)
         outside = tl.max((k >= most).to(tl.int32), axis=0)
     tl.store(out + row, g * size + k.to(tl.int64), mask=exists)
 

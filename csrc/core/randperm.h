@@ -5,7 +5,7 @@
 
 EBM_FAST_CORE_BEGIN
 
-constexpr int ROUNDS = 8;
+constexpr int ROUNDS = 16;
 
 // A bijection of words whose every output bit hangs on every input bit (Wellons's "lowbias32").
 HD inline uint32_t mixed(uint32_t x) {

@@ -240,8 +240,8 @@ def _gather_args(
 ) -> tuple:  # fmt: skip
     return (
         out.data_ptr(), source.data_ptr(), slots.data_ptr(), address(rows), address(fresh), *_shape(out), source.size(0),
-        0 if rows is None else rows.size(0), DTYPES[out.dtype], kind, rate, shift, spread, seed & WORD, step & WORD, coin, purpose,
-        chain_offset, address(rng),
+        0 if rows is None else rows.size(0), DTYPES[out.dtype], kind, rate, shift, spread, seed & WORD, step & WORD, coin,
+        purpose, chain_offset, address(rng),
     )  # fmt: skip
 
 

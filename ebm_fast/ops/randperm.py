@@ -48,9 +48,11 @@ def randperm_(
 ) -> Tensor:
     """k_i = g_i size + P_{g_i}(j_i), P_g a random permutation of 0 ... size - 1; j_i = i and g_i = 0 unless given.
 
-    n distinct numbers for n <= size in O(n), whatever size is: P is an eight-round alternating Feistel network on pairs (l, r),
-    whose keys are the eight words of chain g, walked along its cycle while it leads outside. P(j) hangs on (seed, step, purpose,
-    g, j) alone, and is equal to the last bit on every backend. Fills and returns `out`.
+    n distinct numbers for n <= size in O(n), whatever size is: P is an alternating Feistel network of 16 rounds on pairs (l, r),
+    whose keys are the first 16 words of chain g, walked along its cycle while it leads outside. P(j) hangs on (seed, step,
+    purpose, g, j) alone and is the same to the bit on every backend. Every place is equally likely, and so is every pair of
+    places; whole permutations are not all reached (a network of fixed rounds has fewer keys than there are). Fills and returns
+    `out`.
 
     Args:
         out: int64 (n,), contiguous.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .philox import MASK, words
 
-ROUNDS = 8
+ROUNDS = 16
 
 
 def sides(size: int) -> tuple[int, int]:
