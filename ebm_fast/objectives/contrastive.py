@@ -13,6 +13,7 @@ from ebm_fast.engine.run import STRATEGIES, check_count
 from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
 from ebm_fast.objectives.initial import Init, InitialStates
+from ebm_fast.objectives.numerics import wide
 from ebm_fast.ops import checks
 from ebm_fast.samplers import Langevin
 
@@ -48,6 +49,7 @@ def contrastive_divergence_loss(
             raise ValueError(
                 f"{name}: expected one energy a state, (n,) with n >= 1, got {tuple(energies.shape)}"
             )
+    e_data, e_model = wide(e_data), wide(e_model)
     loss = e_data.mean() - e_model.mean()
     if energy_l2:
         loss = loss + energy_l2 * (e_data.square().mean() + e_model.square().mean())
@@ -135,7 +137,7 @@ class ContrastiveDivergence:
         energies = self.energy(states, **both)
         if tuple(energies.shape) != (2 * n,):
             raise ValueError(f"energy: expected one energy a state, ({2 * n},), got {tuple(energies.shape)}")
-        e_data, e_model = energies.split(n)
+        e_data, e_model = wide(energies).split(n)
         self._require_finite(batch=data, samples=start, energy_data=e_data, energy_samples=e_model)
         self._keep(start)
 
