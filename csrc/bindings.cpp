@@ -155,6 +155,49 @@ GuardParams guard_params(Pointer x, Pointer grad, Pointer momentum, Pointer ener
     return p;
 }
 
+PerturbParams perturb_params(Pointer out, Pointer noise, Pointer x, Pointer scale, int64_t chains, int64_t dim, int dtype,
+                             double sigma, Pointer sigma_at, int64_t sigma_stride, int64_t copies, uint64_t seed, uint64_t step,
+                             uint32_t purpose, uint32_t chain_offset, Pointer rng) {
+    return {{seed, step, purpose, chain_offset, at<const int64_t>(rng)},
+            chains,
+            dim,
+            static_cast<DType>(dtype),
+            at<void>(out),
+            at<void>(noise),
+            at<const void>(x),
+            at<const void>(scale),
+            {sigma, at<const void>(sigma_at), sigma_stride},
+            copies};
+}
+
+RandpermParams randperm_params(Pointer out, Pointer index, Pointer group, int64_t chains, int64_t size, int64_t across,
+                               uint64_t seed, uint64_t step, uint32_t purpose, uint32_t chain_offset, Pointer rng) {
+    return {{seed, step, purpose, chain_offset, at<const int64_t>(rng)},
+            chains,
+            size,
+            across,
+            at<int64_t>(out),
+            at<const int64_t>(index),
+            at<const int64_t>(group)};
+}
+
+GatherParams gather_params(Pointer out, Pointer source, Pointer slots, Pointer rows, Pointer fresh, int64_t chains, int64_t dim,
+                           int64_t size, int64_t count, int dtype, int kind, double rate, double shift, double spread,
+                           uint64_t seed, uint64_t step, uint32_t coin, uint32_t purpose, uint32_t chain_offset, Pointer rng) {
+    GatherParams p{};
+    p.stream = {seed, step, purpose, chain_offset, at<const int64_t>(rng)};
+    p.coin = coin, p.chains = chains, p.dim = dim, p.size = size, p.count = count;
+    p.dtype = static_cast<DType>(dtype), p.kind = static_cast<NoiseKind>(kind);
+    p.out = at<void>(out), p.source = at<const void>(source), p.slots = at<const int64_t>(slots);
+    p.rows = at<const void>(rows), p.fresh = at<uint8_t>(fresh);
+    p.rate = rate, p.shift = shift, p.spread = spread;
+    return p;
+}
+
+ScatterParams scatter_params(Pointer target, Pointer slots, Pointer x, int64_t chains, int64_t dim, int64_t size, int dtype) {
+    return {chains, dim, size, static_cast<DType>(dtype), at<void>(target), at<const int64_t>(slots), at<const void>(x)};
+}
+
 Schedule schedule(double value, Pointer values, int64_t chain_stride, int64_t step_stride) {
     return {value, at<const float>(values), chain_stride, step_stride};
 }
@@ -221,6 +264,10 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "swap_cpu", swap_params, swap_cpu);
     bind(m, "moments_cpu", moments_params, moments_cpu);
     bind(m, "guard_cpu", guard_params, guard_cpu);
+    bind(m, "perturb_cpu", perturb_params, perturb_cpu);
+    bind(m, "randperm_cpu", randperm_params, randperm_cpu);
+    bind(m, "gather_cpu", gather_params, gather_cpu);
+    bind(m, "scatter_cpu", scatter_params, scatter_cpu);
     py::class_<Schedule>(m, "Schedule").def(py::init(&schedule));
     bind(m, "chain_cpu", chain_params, chain_cpu);
     m.def("math_cpu",
@@ -241,6 +288,10 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "swap_cuda", swap_params, swap_cuda);
     bind(m, "moments_cuda", moments_params, moments_cuda);
     bind(m, "guard_cuda", guard_params, guard_cuda);
+    bind(m, "perturb_cuda", perturb_params, perturb_cuda);
+    bind(m, "randperm_cuda", randperm_params, randperm_cuda);
+    bind(m, "gather_cuda", gather_params, gather_cuda);
+    bind(m, "scatter_cuda", scatter_params, scatter_cuda);
     m.attr("cuda_architectures") = EBM_FAST_CUDA_ARCHS;
 #else
     m.attr("cuda_architectures") = "";

@@ -24,7 +24,10 @@ VARIABLES = (
     "OMP_NUM_THREADS", "CUDA_HOME", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "scikit-learn", "matplotlib", "tqdm")
-OPS = ("bits_", "uniform_", "rademacher_", "normal_", "langevin_step_", "event_norm", "guard_")
+OPS = (
+    "bits_", "uniform_", "rademacher_", "normal_", "langevin_step_", "event_norm", "guard_", "perturb_", "randperm_", "gather_",
+    "scatter_",
+)  # fmt: skip
 
 # Random123's known answers for philox4x32-10: counter, key, words.
 KNOWN_ANSWERS = (
@@ -171,6 +174,45 @@ def _guard(backend: str, device: str) -> str:
     return "other chains are frozen" if not torch.equal(stopped, truth) else _worst((norm_sum - wanted).abs(), 1e-6 * wanted)
 
 
+def _perturb(backend: str, device: str) -> str:
+    def copies(device: str, backend: str) -> Tensor:
+        x = ops.normal_(torch.empty(SHAPE), backend="reference", seed=1).to(device)
+        out, noise = (torch.zeros(2 * SHAPE[0], *SHAPE[1:], device=device) for _ in range(2))
+        ops.perturb_(out, x, 0.3, noise=noise, backend=backend, **COUNTER)
+        return torch.stack([out, noise]).cpu()
+
+    truth = copies("cpu", "reference")
+    return _worst((copies(device, backend) - truth).abs(), torch.full_like(truth, UPDATE_TOLERANCE))
+
+
+def _randperm(backend: str, device: str) -> str:
+    got, truth = (
+        ops.randperm_(torch.zeros(100, dtype=torch.int64, device=where), 337, backend=who, **COUNTER).cpu()
+        for where, who in ((device, backend), ("cpu", "reference"))
+    )
+    return "" if torch.equal(got, truth) else f"{int((got != truth).sum())} of {truth.numel()} numbers differ"
+
+
+def _buffer(backend: str, device: str) -> tuple[Tensor, Tensor]:
+    """Rows gathered, half of them new, and the buffer after they were written back, one that is not finite among them."""
+    source = ops.normal_(torch.empty(50, *SHAPE[1:]), backend="reference", seed=1).to(device)
+    slots = torch.arange(SHAPE[0], device=device).flip(0)
+    rows = ops.gather_(torch.zeros(SHAPE, device=device), source, slots, rejuvenation=0.5, backend=backend, **COUNTER)
+    written = rows.clone()
+    written[3, 0, 0] = torch.inf
+    return rows.cpu(), ops.scatter_(source, slots, written, backend=backend).cpu()
+
+
+def _gather(backend: str, device: str) -> str:
+    truth = _buffer("reference", "cpu")[0]
+    return _worst((_buffer(backend, device)[0] - truth).abs(), torch.full_like(truth, UPDATE_TOLERANCE))
+
+
+def _scatter(backend: str, device: str) -> str:
+    truth = _buffer("reference", "cpu")[1]
+    return _worst((_buffer(backend, device)[1] - truth).abs(), torch.full_like(truth, UPDATE_TOLERANCE))
+
+
 def _worst(error: Tensor, bound: Tensor) -> str:
     worst = float((error / bound).max())
     return "" if worst <= 1.0 else f"off by {worst:.3g} times the tolerance"
@@ -182,6 +224,10 @@ CHECKS: dict[str, Callable[[str, str], str]] = {
     "langevin_step_": _langevin,
     "event_norm": _norm,
     "guard_": _guard,
+    "perturb_": _perturb,
+    "randperm_": _randperm,
+    "gather_": _gather,
+    "scatter_": _scatter,
 }
 
 

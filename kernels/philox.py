@@ -59,6 +59,15 @@ def place_of(block, INDEX: tl.constexpr):
 
 
 @triton.jit
+def start_of(row, dim, WHOLE: tl.constexpr):
+    """Index of a row's first element; where dim % 4 == 0 the compiler sees a multiple of 4, and so 16-byte accesses."""
+    first = row * dim
+    if WHOLE:
+        first = row * (dim // 4) * 4
+    return first
+
+
+@triton.jit
 def tile_of_blocks(blocks, dim, per_chain, INDEX: tl.constexpr, WHOLE: tl.constexpr, TILE: tl.constexpr):
     """This program's blocks: chain, block in the chain, whether it exists # (TILE,); element index and mask # (TILE, 4)."""
     first = tl.program_id(0).to(INDEX) * TILE

@@ -22,6 +22,8 @@ OPS = {
     "leapfrog_": ("leapfrog", native._leapfrog_args), "metropolis_": ("metropolis", native._metropolis_args),
     "baoab_": ("baoab", native._baoab_args), "swap_": ("swap", native._swap_args), "moments_": ("moments", native._moments_args),
     "guard_": ("guard", native._guard_args),
+    "perturb_": ("perturb", native._perturb_args), "randperm_": ("randperm", native._randperm_args),
+    "gather_": ("gather", native._gather_args), "scatter_": ("scatter", native._scatter_args),
 }  # fmt: skip
 NUMBERS = {
     "int64_t": ctypes.c_int64, "uint64_t": ctypes.c_uint64, "uint32_t": ctypes.c_uint32, "double": ctypes.c_double,

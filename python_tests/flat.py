@@ -16,9 +16,11 @@ NUMBERS = {
     "step_size": 0.1, "noise_std": 0.3, "momentum": 0.0, "prior_precision": 0.0, "grad_clip": math.inf, "step_lo": -math.inf,
     "step_hi": math.inf, "noise_lo": -math.inf, "noise_hi": math.inf, "kick": 0.15, "drift": 0.3, "persistence": 0.0,
     "fresh": 1.0, "kicks": 1, "beta": 0.8, "max_error": 1.0, "parity": 0, "count": 3, "kind": 2, "stretch": 1.2, "heavy_ball": 0.0,
-    "grad_clip_norm": math.inf, "kinetic": False,
+    "grad_clip_norm": math.inf, "kinetic": False, "sigma": 0.3, "size": 37, "rate": 0.4, "shift": -1.0, "spread": 2.0, "coin": 5,
 }  # fmt: skip
-WRITTEN_ONLY = {"propose_": ("proposal", "kinetic", "momentum"), "noise_": ("out",)}
+WRITTEN_ONLY = {"propose_": ("proposal", "kinetic", "momentum"), "noise_": ("out",), "perturb_": ("out", "noise"),
+                "randperm_": ("out",), "gather_": ("out", "fresh")}  # fmt: skip
+MORE = 6  # rows of a buffer beyond those that are drawn
 
 
 class Guarded:
@@ -45,8 +47,8 @@ class Arguments:
     """Arguments of `op`, drawn by a fixed seed, the same for every backend and device.
 
     `form` names what differs from the least: tensors that are given (True; "0" or "n" for a coefficient on the device, a dtype
-    for `active`, "x" for the memory of x, "read" for what else would only be written and is left poisoned) and numbers
-    (STREAM's, too). On the device "meta" they have no values.
+    for `active`, "x" for the memory of x, "read" for what else would only be written and is left poisoned, of `x` how many copies
+    of a datum are made) and numbers (STREAM's, too). On the device "meta" they have no values.
     """
 
     def __init__(self, op: str, shape: tuple[int, ...], dtype: torch.dtype, device: str, form: dict[str, Any],
@@ -102,6 +104,18 @@ class Arguments:
                 value += 0.5 * self.values["momentum"].to(value).double().reshape(*n, -1).square().sum(1)
         elif name in ("energy", "proposal_energy"):
             shape, dtype = chain, arithmetic
+        elif name in ("source", "target", "rows"):
+            shape = (3 if name == "rows" else self.shape[0] + MORE, *self.shape[1:])
+        elif name == "slots":  # all different, the last first
+            shape, dtype, value = n, torch.int64, torch.arange(n[0]).flip(0) + MORE // 2
+        elif name in ("index", "group"):
+            shape, dtype, value = n, torch.int64, torch.arange(n[0]) * 7 % (5 if name == "group" else 1000)
+        elif name == "fresh":
+            shape, dtype = n, torch.bool
+        elif self.op == "randperm_":
+            dtype = torch.int64
+        elif self.op == "perturb_" and name == "x":
+            shape = (self.shape[0] // given, *self.shape[1:])
         guard = self.guards[name] = Guarded(shape, dtype, self.device, self.shift)
         if name not in WRITTEN_ONLY.get(self.op, ()) or given == "read":
             guard.filled(self.normal(shape) if value is None else value)

@@ -166,4 +166,52 @@ struct MomentsParams {
     int64_t count;
 };
 
+// y_i = x_{i / copies} + sigma_i scale z_i;  noise = z
+struct PerturbParams {
+    Stream stream;
+    int64_t chains, dim;
+    DType dtype;
+    void* out;                // # (n copies, *event)
+    void* noise;              // # (n copies, *event) or null
+    const void* x;            // # (n, *event)
+    const void* scale;        // # (*event) or null
+    Coefficient sigma;
+    int64_t copies;
+};
+
+// k_i = g size + P_g(index_i mod size), P_g a permutation of 0 ... size - 1, g = group_i
+struct RandpermParams {
+    Stream stream;
+    int64_t chains, size;
+    int64_t across;           // a >= sqrt(size): indices are pairs below a and below size / a
+    int64_t* out;             // # (n,)
+    const int64_t* index;     // # (n,) or null: i
+    const int64_t* group;     // # (n,) or null: 0
+};
+
+// x_i = source[slots_i], or where u_i <= rate a new state: shift + spread u, shift + spread z, or a row of `rows`
+struct GatherParams {
+    Stream stream;            // of new states
+    uint32_t coin;            // purpose of u_i
+    int64_t chains, dim, size;
+    DType dtype;
+    NoiseKind kind;           // uniform, normal; bits: which of `count` rows
+    void* out;                // # (n, *event)
+    const void* source;       // # (size, *event)
+    const int64_t* slots;     // # (n,)
+    const void* rows;         // # (count, *event) or null
+    int64_t count;
+    uint8_t* fresh;           // # (n,) or null
+    double rate, shift, spread;
+};
+
+// target[slots_i] = x_i where every element of x_i is finite
+struct ScatterParams {
+    int64_t chains, dim, size;
+    DType dtype;
+    void* target;             // # (size, *event)
+    const int64_t* slots;     // # (n,)
+    const void* x;            // # (n, *event)
+};
+
 }  // namespace ebm_fast

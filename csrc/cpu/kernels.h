@@ -21,6 +21,10 @@ struct CpuKernels {
     void (*swap)(const SwapParams&, int64_t begin, int64_t end);
     void (*moments)(const MomentsParams&, int64_t begin, int64_t end);
     void (*guard)(const GuardParams&, int64_t begin, int64_t end);
+    void (*perturb)(const PerturbParams&, int64_t begin, int64_t end);
+    void (*randperm)(const RandpermParams&, int64_t begin, int64_t end);
+    void (*gather)(const GatherParams&, int64_t begin, int64_t end);
+    void (*scatter)(const ScatterParams&, int64_t begin, int64_t end);
 };
 
 extern const CpuKernels baseline_kernels, avx2_kernels, avx512_kernels;

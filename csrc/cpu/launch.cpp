@@ -136,6 +136,27 @@ void guard_cpu(const GuardParams& p, int threads) {
     parallel_for(p.chains, grain, 1, threads, [&](int64_t b, int64_t e) { k->guard(p, b, e); });
 }
 
+void perturb_cpu(const PerturbParams& p, int threads) {
+    const CpuKernels* k = current();
+    over_units(p.chains, p.dim, NOISY, threads, [&](int64_t b, int64_t e) { k->perturb(p, b, e); });
+}
+
+void randperm_cpu(const RandpermParams& p, int threads) {
+    const CpuKernels* k = current();
+    parallel_for(p.chains, 1024, 1, threads, [&](int64_t b, int64_t e) { k->randperm(p, b, e); });
+}
+
+void gather_cpu(const GatherParams& p, int threads) {
+    const CpuKernels* k = current();
+    const int64_t elements = p.rate > 0.25 ? NOISY : PLAIN;
+    parallel_for(p.chains, grain_of_chains(elements, p.dim), 1, threads, [&](int64_t b, int64_t e) { k->gather(p, b, e); });
+}
+
+void scatter_cpu(const ScatterParams& p, int threads) {
+    const CpuKernels* k = current();
+    parallel_for(p.chains, grain_of_chains(PLAIN, p.dim), 1, threads, [&](int64_t b, int64_t e) { k->scatter(p, b, e); });
+}
+
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;
     for (const CpuKernels* k : available()) names.emplace_back(k->isa);

@@ -16,6 +16,10 @@ void baoab_cpu(const BaoabParams& params, int threads);
 void swap_cpu(const SwapParams& params, int threads);
 void moments_cpu(const MomentsParams& params, int threads);
 void guard_cpu(const GuardParams& params, int threads);
+void perturb_cpu(const PerturbParams& params, int threads);
+void randperm_cpu(const RandpermParams& params, int threads);
+void gather_cpu(const GatherParams& params, int threads);
+void scatter_cpu(const ScatterParams& params, int threads);
 void chain_cpu(const ChainParams& params, int threads);
 void math_cpu(int function, const float* x, float* y, int64_t n);      // of core/math.h, for tests
 

@@ -14,14 +14,49 @@ inline double widen(BFloat16 a) {
 }
 inline double widen(Half a) { return load_part(&a, 1)[0]; }
 
+// Half a vector in float64: one register, where D's two are kept in memory by the compiler.
+typedef float FewFloats __attribute__((vector_size(2 * W)));
+inline H load_wide(const float* p) {
+    FewFloats a;
+    std::memcpy(&a, p, sizeof a);
+    return __builtin_convertvector(a, H);
+}
+inline H load_wide(const double* p) {
+    H a;
+    std::memcpy(&a, p, sizeof a);
+    return a;
+}
+
+// The sum over whole groups of 2 W elements from `at` on, which it advances; four sums side by side hide the additions' latency.
+template <class T>
+inline double sum_of_squares(const T* x, int64_t dim, int64_t& at) {
+    constexpr int FEW = W / 2;
+    H sum[4] = {};
+    for (; at + 4 * FEW <= dim; at += 4 * FEW) {
+        EBM_FAST_UNROLL
+        for (int k = 0; k < 4; ++k) {
+            const H a = load_wide(x + at + k * FEW);
+            sum[k] += a * a;
+        }
+    }
+    const H all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    double total = 0.0;
+    for (int k = 0; k < FEW; ++k) total += all[k];
+    return total;
+}
+inline double sum_of_squares(const BFloat16*, int64_t, int64_t&) { return 0.0; }
+inline double sum_of_squares(const Half*, int64_t, int64_t&) { return 0.0; }
+
 template <class T>
 inline double norm_of(const T* x, int64_t dim) {
     double total = 0.0;
     if (dim < W) {
         for (int64_t i = 0; i < dim; ++i) total += widen(x[i]) * widen(x[i]);
     } else {
+        int64_t i = 0;
+        total = sum_of_squares(x, dim, i);
         D sum{};
-        for (int64_t i = 0; i < dim; i += W) {
+        for (; i < dim; i += W) {
             const int64_t left = dim - i;
             const D a = __builtin_convertvector(left >= W ? load(x + i) : load_part(x + i, left), D);
             sum += a * a;

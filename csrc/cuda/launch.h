@@ -15,5 +15,9 @@ void baoab_cuda(const BaoabParams& params, uintptr_t stream);
 void swap_cuda(const SwapParams& params, uintptr_t stream);
 void moments_cuda(const MomentsParams& params, uintptr_t stream);
 void guard_cuda(const GuardParams& params, uintptr_t stream);
+void perturb_cuda(const PerturbParams& params, uintptr_t stream);
+void randperm_cuda(const RandpermParams& params, uintptr_t stream);
+void gather_cuda(const GatherParams& params, uintptr_t stream);
+void scatter_cuda(const ScatterParams& params, uintptr_t stream);
 
 }  // namespace ebm_fast

@@ -84,17 +84,25 @@ class EnergyFunction:
             if e.requires_grad or not e.is_contiguous():
                 e = e.detach().contiguous()
             return e, self._checked_grad(g, x, "energy_and_grad")
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
-            e = self._checked(self.energy(leaf, **self.condition), x)
-            if not e.requires_grad:
-                raise ValueError(
-                    "energy returned a tensor that is detached from its input, so it has no gradient in x; remove .detach(), "
-                    ".item(), .numpy(), torch.no_grad() and the like from it"
-                )
-            if self._ones is None or self._ones.shape != e.shape or self._ones.dtype != e.dtype or self._ones.device != e.device:
-                self._ones = torch.ones_like(e)
-            (g,) = torch.autograd.grad(e, leaf, self._ones, allow_unused=True)
+        # Entering the two modes takes as long as a small layer, and where a trainer calls neither is off.
+        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            e, g = self._by_autograd(x)
+        else:
+            with torch.inference_mode(False), torch.enable_grad():
+                e, g = self._by_autograd(x)
         if g is None:
             raise ValueError("energy does not depend on x through differentiable operations, so it has no gradient in x")
         return e.detach().contiguous(), g.resolve_neg().contiguous()
+
+    def _by_autograd(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
+        e = self._checked(self.energy(leaf, **self.condition), x)
+        if not e.requires_grad:
+            raise ValueError(
+                "energy returned a tensor that is detached from its input, so it has no gradient in x; remove .detach(), "
+                ".item(), .numpy(), torch.no_grad() and the like from it"
+            )
+        if self._ones is None or self._ones.shape != e.shape or self._ones.dtype != e.dtype or self._ones.device != e.device:
+            self._ones = torch.ones_like(e)
+        (g,) = torch.autograd.grad(e, leaf, self._ones, allow_unused=True)
+        return e, g

@@ -45,22 +45,6 @@ def conditional_nce_loss(
     return softplus(-gap).mean()
 
 
-def perturb_(
-    out: Tensor,  # (n * k, *event)
-    x: Tensor,  # (n, *event)
-    std: Tensor,  # () or (*event)
-    *,
-    seed: int,
-    step: int,
-    chain_offset: int,
-) -> Tensor:  # (n * k, *event)
-    """y_ij = x_i + std z_ij, written to `out`, the k copies of a row side by side. Returns it."""
-    ops.normal_(out, seed=seed, step=step, purpose="data_noise", chain_offset=chain_offset)
-    copies = out.view(len(x), -1, *x.shape[1:])
-    torch.addcmul(x.unsqueeze(1), copies, std, out=copies)
-    return out
-
-
 class ConditionalNCE(CountedObjective):
     """L = E softplus(E(x) - E(y)), y = x + std z, z ~ N(0, I): data against their own perturbations; log Z cancels.
 
@@ -93,14 +77,16 @@ class ConditionalNCE(CountedObjective):
             raise ValueError(
                 f"std: expected one number or the events' shape {tuple(data.shape[1:])}, got {tuple(self.std.shape)}"
             )
-        if self.std.dtype != data.dtype or self.std.device != data.device:
-            self.std = self.std.to(data)
+        arithmetic = torch.float64 if data.dtype == torch.float64 else torch.float32
+        if self.std.dtype != arithmetic or self.std.device != data.device:
+            self.std = self.std.to(data.device, arithmetic)
         states = data.new_empty(n * (1 + k), *data.shape[1:])
         states[:n] = data
-        perturb_(
+        ops.perturb_(
             states[n:],
             data,
-            self.std,
+            1.0 if self.std.dim() else self.std,
+            scale=self.std.contiguous() if self.std.dim() else None,
             seed=self.seed,
             step=self.iteration,
             chain_offset=self.chain_offset * k,

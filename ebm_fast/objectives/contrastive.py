@@ -13,6 +13,7 @@ from ebm_fast.engine.run import STRATEGIES, check_count
 from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
 from ebm_fast.objectives.initial import Init, InitialStates
+from ebm_fast.objectives.numerics import wide
 from ebm_fast.ops import checks
 from ebm_fast.samplers import Langevin
 
@@ -23,8 +24,9 @@ class Buffer(Protocol):
     """What `PersistentCD` asks of a replay buffer; `training.ReplayBuffer` is one."""
 
     num_classes: int | None
+    samples: Tensor  # (size, *event)
 
-    def draw(self, n: int, y: Tensor | None = None) -> Any: ...
+    def draw(self, n: int, y: Tensor | None = None, *, out: Tensor | None = None) -> Any: ...
     def write(self, slots: Tensor, x: Tensor) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -47,6 +49,7 @@ def contrastive_divergence_loss(
             raise ValueError(
                 f"{name}: expected one energy a state, (n,) with n >= 1, got {tuple(energies.shape)}"
             )
+    e_data, e_model = wide(e_data), wide(e_model)
     loss = e_data.mean() - e_model.mean()
     if energy_l2:
         loss = loss + energy_l2 * (e_data.square().mean() + e_model.square().mean())
@@ -121,30 +124,23 @@ class ContrastiveDivergence:
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         data, y = _split(batch)
-        if self.data_noise:
-            noise = ops.normal_(
-                torch.empty_like(data),
-                seed=self.seed,
-                step=self.iteration,
-                purpose="data_noise",
-                chain_offset=self.chain_offset,
-            )
-            data = data + self.data_noise * noise
+        n = len(data)
+        # One tensor for both halves, in which the chains run where they lie: one pass over it takes fewer, larger kernels.
+        states = data.new_empty(2 * n, *data.shape[1:])
+        data, start = self._noisy(states[:n], data), states[n:]
         condition = {} if y is None else {"y": y}
-        start = self._start(data, y)
-        samples, last, strength = self._sample(start, condition)
-
-        # One pass over both halves: fewer, larger kernels.
+        self._start(start, data, y)
+        # The last step that is differentiated keeps its starting state for the backward pass.
+        samples, last, strength = self._sample(start.clone() if self.improved else start, condition)
+        if self.improved:
+            start.copy_(samples)
         both = {name: torch.cat([value, value]) for name, value in condition.items()}
-        states = torch.cat([data, samples])
         energies = self.energy(states, **both)
-        if tuple(energies.shape) != (2 * len(data),):
-            raise ValueError(
-                f"energy: expected one energy a state, ({2 * len(data)},), got {tuple(energies.shape)}"
-            )
-        e_data, e_model = energies.split(len(data))
-        self._require_finite(batch=data, samples=samples, energy_data=e_data, energy_samples=e_model)
-        self._keep(samples)
+        if tuple(energies.shape) != (2 * n,):
+            raise ValueError(f"energy: expected one energy a state, ({2 * n},), got {tuple(energies.shape)}")
+        e_data, e_model = wide(energies).split(n)
+        self._require_finite(batch=data, samples=start, energy_data=e_data, energy_samples=e_model)
+        self._keep(start)
 
         loss, added = self._contrast(e_data, e_model, states, both)
         e_data, e_model = e_data.detach().mean(), e_model.detach().mean()
@@ -211,9 +207,16 @@ class ContrastiveDivergence:
         strength = (strength * count + ops.event_norm(gradient)) / self.num_steps
         return last.detach(), last, strength
 
-    def _start(self, data: Tensor, y: Tensor | None) -> Tensor:
-        """Starting states (n, *event) that the chains may overwrite."""
-        return data.detach().clone()
+    def _noisy(self, out: Tensor, data: Tensor) -> Tensor:
+        """The data, with their noise, in `out`."""
+        if not self.data_noise:
+            return out.copy_(data)
+        counter = {"seed": self.seed, "step": self.iteration, "chain_offset": self.chain_offset}
+        return ops.perturb_(out, data, self.data_noise, **counter)
+
+    def _start(self, out: Tensor, data: Tensor, y: Tensor | None) -> None:
+        """Writes the starting states (n, *event)."""
+        out.copy_(data)
 
     def _keep(self, samples: Tensor) -> None:
         """Called with the ends of the chains; on CUDA it is not known yet whether they are finite."""
@@ -244,17 +247,16 @@ class PersistentCD(ContrastiveDivergence):
         super().__init__(energy, sampler, **options)
         self.buffer = buffer
 
-    def _start(self, data: Tensor, y: Tensor | None) -> Tensor:
+    def _start(self, out: Tensor, data: Tensor, y: Tensor | None) -> None:
         if y is None and self.buffer.num_classes is not None:
             raise ValueError("batch: expected (x, y), because the buffer has classes; got x alone")
-        drawn = self.buffer.draw(len(data), y)
-        if drawn.x.shape != data.shape or drawn.x.dtype != data.dtype or drawn.x.device != data.device:
+        kept = self.buffer.samples
+        if kept.shape[1:] != data.shape[1:] or kept.dtype != data.dtype or kept.device != data.device:
             raise ValueError(
-                f"batch: expected states like the buffer's, {drawn.x.dtype} {tuple(drawn.x.shape)} on "
-                f"{drawn.x.device}, got {data.dtype} {tuple(data.shape)} on {data.device}"
+                f"batch: expected states like the buffer's, {kept.dtype} {(len(data), *kept.shape[1:])} on "
+                f"{kept.device}, got {data.dtype} {tuple(data.shape)} on {data.device}"
             )
-        self._slots = drawn.slots
-        return drawn.x
+        self._slots = self.buffer.draw(len(data), y, out=out).slots
 
     def _keep(self, samples: Tensor) -> None:
         self.buffer.write(self._slots, samples)
@@ -283,12 +285,12 @@ class ShortRunMLE(ContrastiveDivergence):
         self.init = init
         self._initial: InitialStates | None = None
 
-    def _start(self, data: Tensor, y: Tensor | None) -> Tensor:
+    def _start(self, out: Tensor, data: Tensor, y: Tensor | None) -> None:
         initial = self._initial
         if initial is None or initial.event_shape != data.shape[1:] or initial.device != data.device:
             initial = InitialStates(self.init, data.shape[1:], device=data.device, dtype=data.dtype)
             self._initial = initial
-        return initial(len(data), self.seed, self.iteration, self.chain_offset)
+        out.copy_(initial(len(data), self.seed, self.iteration, self.chain_offset))
 
 
 def _split(batch: Batch) -> tuple[Tensor, Tensor | None]:

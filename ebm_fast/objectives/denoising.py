@@ -76,12 +76,13 @@ class _Denoising(ScoreObjective):
 
     _buffer: Tensor | None = None
 
-    def _noise(self, x: Tensor) -> Tensor:  # (n, *event)
-        # No graph of an earlier loss needs its values: backward passes use the perturbed states and the residuals.
+    def _noisy(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:  # (n, *event) both
+        """x + sigma z and z."""
+        # No graph of an earlier loss needs the values of z: backward passes use the perturbed states and the residuals.
         z = self._buffer
         if z is None or z.shape != x.shape or z.dtype != x.dtype or z.device != x.device:
             z = self._buffer = torch.empty_like(x)
-        return ops.normal_(z, **self._counter("data_noise"))
+        return ops.perturb_(torch.empty_like(x), x, sigma, noise=z, **self._counter("data_noise")), z
 
     @staticmethod
     def _metrics(terms: Tensor, x: Tensor) -> dict[str, Tensor]:
@@ -118,8 +119,8 @@ class DenoisingScoreMatching(_Denoising):
         self.sigma, self.scaled = sigma, scaled
 
     def _loss(self, x: Tensor, condition: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        noise = self._noise(x)
-        terms = denoising_terms(self.score(perturbed(x, noise, self.sigma), condition), noise, self.sigma)
+        noisy, noise = self._noisy(x, self.sigma)
+        terms = denoising_terms(self.score(noisy, condition), noise, self.sigma)
         loss = terms.mean()
         return loss if self.scaled else loss / self.sigma**2, self._metrics(terms, x)
 
@@ -179,9 +180,8 @@ class NoiseConditionalScoreMatching(_Denoising):
     def _loss(self, x: Tensor, condition: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         sigma, weights = self._levels(x)
         sigma = sigma.to(x.dtype)
-        noise = self._noise(x)
-        score = self.score(perturbed(x, noise, sigma), {**condition, "sigma": sigma})
-        terms = denoising_terms(score, noise, sigma)
+        noisy, noise = self._noisy(x, sigma)
+        terms = denoising_terms(self.score(noisy, {**condition, "sigma": sigma}), noise, sigma)
         loss = (terms if weights is None else weights * terms).mean()
         return loss, self._metrics(terms, x)
 

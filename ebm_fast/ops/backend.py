@@ -22,7 +22,7 @@ from torch import Tensor
 MODULES = {
     "noise_": "noise", "langevin_step_": "langevin", "event_norm": "norm", "propose_": "proposal", "leapfrog_": "leapfrog",
     "metropolis_": "metropolis", "baoab_": "baoab", "swap_": "swap", "moments_": "moments",
-    "guard_": "guard",
+    "guard_": "guard", "perturb_": "perturb", "randperm_": "randperm", "gather_": "gather", "scatter_": "scatter",
     "chain_": "chain",
 }  # fmt: skip
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")

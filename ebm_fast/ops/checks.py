@@ -190,6 +190,14 @@ def per_chain(t: Any, name: str, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> 
         raise ValueError(f"{name} must be a contiguous tensor of shape ({x.shape[0]},), {known}, on {x.device}; got {got}")
 
 
+def indices(t: Tensor, name: str, size: int) -> None:
+    """Numbers in 0 ... size - 1 on a CPU, where a row outside would be read or overwritten; a GPU would have to be waited for."""
+    if t.is_cpu and t.numel():
+        low, high = torch.aminmax(t)
+        if low < 0 or high >= size:
+            raise ValueError(f"{name}: expected 0..{size - 1}, got {int(low)}..{int(high)}")
+
+
 def bounds(pair: Any, name: str) -> tuple[float, float]:
     """(lo, hi) with lo < hi; None inside the pair means no bound."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.autograd.graph import increment_version
 
 from . import checks
 from .backend import route
-from .library import define
+from .library import define, observed
 from .noise import fresh_seed, signed64
 from .norm import event_norm
 from .purposes import PURPOSES
@@ -22,17 +23,22 @@ _TAG = PURPOSES["langevin"]
 
 def _impl(x: Tensor, grad: Tensor | None, velocity: Tensor | None, *args: Any) -> None:
     if x.numel():
-        checks.refuse_negated(x, "x")
-        if grad is not None:
-            checks.refuse_negated(grad, "grad")
-        checks.refuse_overlap(x, "x", grad, "grad")
-        checks.refuse_read_only(x, "x")
-        if velocity is not None:
-            checks.refuse_overlap(x, "x", velocity, "velocity", same=False)
-            checks.refuse_overlap(velocity, "velocity", grad, "grad", same=False)
-            checks.refuse_read_only(velocity, "velocity")
+        _refuse(x, grad, velocity)
         route("langevin_step_", x, args[-1])(x, grad, velocity, *args[:-1])
         increment_version(x if velocity is None else (x, velocity))
+
+
+def _refuse(x: Tensor, grad: Tensor | None, velocity: Tensor | None) -> None:
+    """Memory that the kernels cannot read or write as they must."""
+    checks.refuse_negated(x, "x")
+    if grad is not None:
+        checks.refuse_negated(grad, "grad")
+    checks.refuse_overlap(x, "x", grad, "grad")
+    checks.refuse_read_only(x, "x")
+    if velocity is not None:
+        checks.refuse_overlap(x, "x", velocity, "velocity", same=False)
+        checks.refuse_overlap(velocity, "velocity", grad, "grad", same=False)
+        checks.refuse_read_only(velocity, "velocity")
 
 
 _op = define(
@@ -103,6 +109,73 @@ def langevin_step_(
 
     Source: the unadjusted Langevin algorithm; its EBM forms in Du and Mordatch 2019, Nijkamp et al. 2019, Grathwohl et al. 2020.
     """
+    flat, bound = _checked(
+        x, grad, step_size, noise_std, temperature, clamp, clamp_after, grad_clip, grad_clip_norm, prior_precision, velocity,
+        momentum, active, scale, seed, step, chain_offset, rng, generator,
+    )  # fmt: skip
+    s_at, n_at, *rest = flat
+    _op(x, grad, velocity, s_at, n_at, _shrink(grad, bound, backend), *rest, step, chain_offset, backend or "auto")
+    return x
+
+
+def langevin_steps(
+    x: Tensor,  # (n, *event)
+    *,
+    step_size: float | Tensor,  # () or (n,)
+    noise_std: float | Tensor,  # () or (n,)
+    clamp: tuple[float | None, float | None] | None = None,
+    clamp_after: str = "noise",
+    grad_clip: float | None = None,
+    grad_clip_norm: float | None = None,
+    prior_precision: float = 0.0,
+    velocity: Tensor | None = None,  # (n, *event)
+    momentum: float = 0.0,
+    scale: Tensor | None = None,  # (*event)
+    seed: int,
+    chain_offset: int = 0,
+    backend: str | None = None,
+) -> Callable[[Tensor, int], None]:
+    """f(grad, step) that does what `langevin_step_` does with these arguments, for loops: what does not change is checked here, once.
+
+    `grad` must be like x, contiguous and apart from it. Between an energy's passes the checks of a call find their code out of the
+    cache and take as long as a small network's layer. Raises as `langevin_step_`.
+    """
+    flat, bound = _checked(
+        x, None, step_size, noise_std, 1.0, clamp, clamp_after, grad_clip, grad_clip_norm, prior_precision, velocity, momentum, None,
+        scale, seed, 0, chain_offset, None, None,
+    )  # fmt: skip
+    s_at, n_at, *rest = flat
+    changed: Any = x if velocity is None else (x, velocity)
+    if observed() or not x.numel():
+
+        def watched(grad: Tensor, step: int) -> None:
+            shrink = _shrink(grad, bound, backend)
+            _op(x, grad, velocity, s_at, n_at, shrink, *rest, step, chain_offset, backend or "auto")
+
+        return watched
+    _refuse(x, None, velocity)
+    run = route("langevin_step_", x, backend or "auto")
+
+    def direct(grad: Tensor, step: int) -> None:
+        run(x, grad, velocity, s_at, n_at, _shrink(grad, bound, backend), *rest, step, chain_offset)
+        increment_version(changed)
+
+    return direct
+
+
+def _shrink(grad: Tensor | None, bound: float | None, backend: str | None) -> Tensor | None:  # (n,)
+    """Factor that brings each chain's gradient down to norm `bound`."""
+    if bound is None or grad is None:
+        return None
+    return bound / event_norm(grad, backend=backend).clamp_(min=bound or 1.0)
+
+
+def _checked(
+    x: Tensor, grad: Tensor | None, step_size: Any, noise_std: Any, temperature: Any, clamp: Any, clamp_after: str, grad_clip: Any,
+    grad_clip_norm: Any, prior_precision: Any, velocity: Any, momentum: Any, active: Any, scale: Any, seed: int | None, step: int,
+    chain_offset: int, rng: Any, generator: Any,
+) -> tuple[tuple[Any, ...], float | None]:  # fmt: skip
+    """The op's arguments from step_size_at to seed, without grad_scale; and the bound on the gradient's norm."""
     checks.state(x, "x")
     if grad is not None:
         checks.like(grad, "grad", x)
@@ -138,13 +211,10 @@ def langevin_step_(
     if scale is not None:
         arithmetic = torch.float64 if x.dtype == torch.float64 else torch.float32
         checks.exactly(scale, "scale", tuple(x.shape[1:]), arithmetic, x.device)
-    shrink = None
+    bound = None
     if grad_clip_norm is not None:
         bound = checks.number(grad_clip_norm, "grad_clip_norm", low=0.0)
         if grad_clip is not None:
             raise ValueError("give grad_clip (elementwise) or grad_clip_norm (per chain), not both")
-        if grad is not None:
-            shrink = bound / event_norm(grad, backend=backend).clamp_(min=bound or 1.0)
-    _op(x, grad, velocity, s_at, n_at, shrink, active, scale, rng, s, n, m, p, c, step_lo, step_hi, noise_lo, noise_hi, _TAG,
-        signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
-    return x
+    flat = (s_at, n_at, active, scale, rng, s, n, m, p, c, step_lo, step_hi, noise_lo, noise_hi, _TAG, signed64(seed))
+    return flat, bound

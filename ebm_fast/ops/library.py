@@ -14,7 +14,7 @@ _library = torch.library.Library("ebm_fast", "DEF")
 _NO_DISPATCH = torch._C._disabled_torch_dispatch_impl
 
 
-def _observed() -> bool:
+def observed() -> bool:
     """Whether something looks at or rewrites calls of ops: torch.compile, export, fake tensors, functorch transforms."""
     return (
         torch.compiler.is_compiling()
@@ -39,6 +39,6 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
     def call(x: Tensor, *args: Any) -> Any:
         # A subclass that answers ops itself (fake, distributed, functional tensors) has no memory of its own to write to.
         plain = type(x) is Tensor or type(x).__torch_dispatch__ is _NO_DISPATCH
-        return implementation(x, *args) if plain and not _observed() else registered(x, *args)
+        return implementation(x, *args) if plain and not observed() else registered(x, *args)
 
     return call

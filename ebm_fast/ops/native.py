@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -218,6 +219,73 @@ def moments_cpu(x: Tensor, *args: Any) -> None:
 
 def moments_cuda(x: Tensor, *args: Any) -> None:
     _on_cuda(x.device, _C.moments_cuda, *_moments_args(x, *args))
+
+
+def _perturb_args(
+    out: Tensor, noise: Tensor | None, x: Tensor, scale: Tensor | None, sigma_at: Tensor | None, rng: Tensor | None,
+    sigma: float, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    return (
+        out.data_ptr(), address(noise), x.data_ptr(), address(scale), *_shape(out), DTYPES[out.dtype], sigma, *_at(sigma_at),
+        out.size(0) // x.size(0), seed & WORD, step & WORD, purpose, chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def perturb_cpu(out: Tensor, *args: Any) -> None:
+    _C.perturb_cpu(*_perturb_args(out, *args), threads())
+
+
+def perturb_cuda(out: Tensor, *args: Any) -> None:
+    _on_cuda(out.device, _C.perturb_cuda, *_perturb_args(out, *args))
+
+
+def _randperm_args(
+    out: Tensor, index: Tensor | None, group: Tensor | None, rng: Tensor | None, size: int, purpose: int, seed: int, step: int,
+    chain_offset: int,
+) -> tuple:  # fmt: skip
+    return (
+        out.data_ptr(), address(index), address(group), out.size(0), size, math.isqrt(size - 1) + 1, seed & WORD, step & WORD,
+        purpose, chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def randperm_cpu(out: Tensor, *args: Any) -> None:
+    _C.randperm_cpu(*_randperm_args(out, *args), threads())
+
+
+def randperm_cuda(out: Tensor, *args: Any) -> None:
+    _on_cuda(out.device, _C.randperm_cuda, *_randperm_args(out, *args))
+
+
+def _gather_args(
+    out: Tensor, source: Tensor, slots: Tensor, rows: Tensor | None, fresh: Tensor | None, rng: Tensor | None, kind: int,
+    rate: float, shift: float, spread: float, coin: int, purpose: int, seed: int, step: int, chain_offset: int,
+) -> tuple:  # fmt: skip
+    return (
+        out.data_ptr(), source.data_ptr(), slots.data_ptr(), address(rows), address(fresh), *_shape(out), source.size(0),
+        0 if rows is None else rows.size(0), DTYPES[out.dtype], kind, rate, shift, spread, seed & WORD, step & WORD, coin,
+        purpose, chain_offset, address(rng),
+    )  # fmt: skip
+
+
+def gather_cpu(out: Tensor, *args: Any) -> None:
+    _C.gather_cpu(*_gather_args(out, *args), threads())
+
+
+def gather_cuda(out: Tensor, *args: Any) -> None:
+    _on_cuda(out.device, _C.gather_cuda, *_gather_args(out, *args))
+
+
+def _scatter_args(target: Tensor, slots: Tensor, x: Tensor) -> tuple:
+    return target.data_ptr(), slots.data_ptr(), x.data_ptr(), *_shape(x), target.size(0), DTYPES[x.dtype]
+
+
+def scatter_cpu(target: Tensor, *args: Any) -> None:
+    _C.scatter_cpu(*_scatter_args(target, *args), threads())
+
+
+def scatter_cuda(target: Tensor, *args: Any) -> None:
+    _on_cuda(target.device, _C.scatter_cuda, *_scatter_args(target, *args))
 
 
 ENERGIES = ("gaussian_diagonal", "gaussian_dense", "mixture", "gamma", "double_well", "rosenbrock", "funnel", "ring", "phi_four",

@@ -16,8 +16,9 @@ from ..engine.run import run_
 from ..engine.state import ChainState, StepInfo, no_divergence
 from ..ops import checks
 from ..ops.guard import guard_
-from ..ops.langevin import langevin_step_
+from ..ops.langevin import langevin_step_, langevin_steps
 from ..ops.noise import fresh_seed
+from ..ops.norm import norms_like
 from .base import (
     Sampler,
     Transition,
@@ -288,10 +289,31 @@ class LangevinTransition(Transition):
         return grad
 
     def _gradient_first(self, num_steps: int) -> None:
+        if not (self.guard or self.rng is not None or self.sampler.has_schedule()):
+            self._unchanging(num_steps)
+            return
         for k in range(num_steps):
             step_size, noise_std = self._coefficients(k)
             grad = self._evaluate(step_size, noise_std, k)
             self._update(grad, step_size, noise_std, k, **self.clamp)
+
+    def _unchanging(self, num_steps: int) -> None:
+        """Steps that differ in their gradient and noise alone."""
+        state, sampler = self.state, self.sampler
+        step_size, noise_std = self._coefficients(0)
+        update = langevin_steps(
+            state.x, step_size=step_size, noise_std=noise_std, grad_clip=sampler.grad_clip, grad_clip_norm=sampler.grad_clip_norm,
+            prior_precision=sampler.prior_precision, velocity=state.extra.get("velocity"), momentum=sampler.momentum,
+            seed=state.seed, chain_offset=state.chain_offset, scale=self.scale, backend=self.backend, **self.clamp,
+        )  # fmt: skip
+        norm_of = norms_like(state.x, self.backend)
+        for k in range(num_steps):
+            energy, grad = self._evaluated or self.energy.value_and_grad(state.x)
+            self._evaluated, self.last_energy = None, energy
+            if self._norm_sum is not None:
+                self._norm_sum += norm_of(grad)
+            update(grad, state.step + k)
+        self.gradients += num_steps
 
     def _noise_first(self, num_steps: int) -> None:
         # Noise of step k+1 rides on the gradient step of step k. A 16-bit state would be rounded once less than where

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ from ebm_fast import ops
 from ebm_fast.engine.run import check_count
 from ebm_fast.objectives.initial import Init, InitialStates
 from ebm_fast.ops import checks
-from ebm_fast.training.shuffle import shuffle_keys
 
 
 class Draw(NamedTuple):
@@ -68,9 +66,10 @@ class ReplayBuffer:
         self.num_draws = 0
         self.samples = self.initial(size, seed, 0, chain_offset)
 
-    def draw(self, n: int, y: Tensor | None = None) -> Draw:
-        """n slots without replacement; with labels y (n,) int64, slot j is one of class y[j].
+    def draw(self, n: int, y: Tensor | None = None, *, out: Tensor | None = None) -> Draw:
+        """n slots without replacement; with labels y (n,) int64, slot j is one of class y[j]. `out` (n, *event) receives x.
 
+        The slots are the first members of a random permutation (`ops.randperm_`), so that a draw costs O(n), whatever the size.
         Raises ValueError when n is more than the buffer (with labels: than one class) holds, or y does not fit. On
         CUDA the range of y is left to the device's own assertion, because reading it would wait.
         """
@@ -80,35 +79,53 @@ class ReplayBuffer:
             raise ValueError(f"n: expected 1..{limit} (slots {'' if y is None else 'of one class'}), got {n}")
         if y is not None:
             self._check_labels(y, n)
+        x = self.samples.new_empty(n, *self.event_shape) if out is None else out
+        if x.shape != (n, *self.event_shape) or x.dtype != self.samples.dtype or x.device != self.samples.device:
+            raise ValueError(
+                f"out: expected {self.samples.dtype} {(n, *self.event_shape)} on {self.samples.device}, "
+                f"got {x.dtype} {tuple(x.shape)} on {x.device}"
+            )
         self.num_draws += 1
         slots = self._slots(n, y)
         if self.num_classes is not None:
             y = slots // (self.size // self.num_classes)
-        x, fresh = self.samples[slots], torch.zeros(n, dtype=torch.bool, device=slots.device)
-        if self.rejuvenation > 0.0:
-            chance = torch.empty(n, 1, device=slots.device)
-            ops.uniform_(
-                chance,
-                seed=self.seed,
-                step=self.num_draws,
-                purpose="rejuvenation",
-                chain_offset=self.chain_offset,
+        return Draw(x, slots, y, self._gather(x, slots))
+
+    def _gather(self, x: Tensor, slots: Tensor) -> Tensor:
+        """Writes the slots' states to x, restarted where what is returned says so. (n,) bool"""
+        counter = {"seed": self.seed, "step": self.num_draws, "chain_offset": self.chain_offset}
+        if self.samples.is_floating_point() and not callable(self.initial.init):
+            fresh = torch.empty(len(slots), dtype=torch.bool, device=slots.device)
+            ops.gather_(
+                x,
+                self.samples,
+                slots,
+                rejuvenation=self.rejuvenation,
+                init=self.initial.init,
+                fresh=fresh,
+                **counter,
             )
-            fresh = chance.squeeze(1) <= self.rejuvenation
-            restarted = self.initial(n, self.seed, self.num_draws, self.chain_offset)
-            x = torch.where(fresh.view(n, *[1] * len(self.event_shape)), restarted, x)
-        return Draw(x, slots, y, fresh)
+            return fresh
+        chance = torch.empty(len(slots), 1, device=slots.device)
+        fresh = (
+            ops.uniform_(chance, purpose="rejuvenation", **counter).squeeze(1) <= self.rejuvenation
+        )
+        x.copy_(self.samples[slots])
+        if self.rejuvenation > 0.0:
+            restarted = self.initial(len(slots), **counter)
+            x.copy_(torch.where(fresh.view(-1, *[1] * len(self.event_shape)), restarted, x))
+        return fresh
 
     def _slots(self, n: int, y: Tensor | None) -> Tensor:
-        device = self.samples.device
-        keys = shuffle_keys(self.size, seed=self.seed, step=self.num_draws, purpose="slots", device=device)
+        slots = torch.empty(n, dtype=torch.int64, device=self.samples.device)
         if y is None:
-            return keys.topk(n).indices
-        block = self.size // (self.num_classes or 1)
-        ranking = keys.view(-1, block).topk(n, dim=1).indices  # (num_classes, n)
-        members = y.unsqueeze(1) == torch.arange(len(ranking), device=device)
+            return ops.randperm_(slots, self.size, seed=self.seed, step=self.num_draws)
+        num_classes = self.num_classes or 1
+        members = y.unsqueeze(1) == torch.arange(num_classes, device=slots.device)
         turn = members.cumsum(0).gather(1, y.unsqueeze(1)).squeeze(1) - 1  # how many of the class came before
-        return y * block + ranking[y, turn]
+        return ops.randperm_(
+            slots, self.size // num_classes, index=turn, group=y.contiguous(), seed=self.seed, step=self.num_draws
+        )
 
     def _check_labels(self, y: Tensor, n: int) -> None:
         if self.num_classes is None:
@@ -138,11 +155,11 @@ class ReplayBuffer:
                 f"x: expected {self.samples.dtype} {wanted} on {self.samples.device}, "
                 f"got {x.dtype} {tuple(x.shape)} on {x.device}"
             )
-        if n and not slots.is_cuda and (slots.min() < 0 or slots.max() >= self.size):
-            raise ValueError(f"slots: expected 0..{self.size - 1}, got {slots.min()}..{slots.max()}")
-        finite = x.detach().isfinite().reshape(n, math.prod(self.event_shape)).all(1)
-        kept = finite.view(n, *[1] * len(self.event_shape))
-        self.samples.index_copy_(0, slots, torch.where(kept, x.detach(), self.samples[slots]))
+        if self.samples.is_floating_point():
+            ops.scatter_(self.samples, slots.contiguous(), x.detach().contiguous())
+            return
+        checks.indices(slots, "slots", self.size)
+        self.samples.index_copy_(0, slots, x)
 
     def state_dict(self) -> dict[str, Any]:
         """The chains, and the seed and number of the draws."""

@@ -22,8 +22,9 @@ from triton.compiler import ASTSource  # noqa: E402
 from ebm_fast.ops.backend import implementation  # noqa: E402
 
 ARCHITECTURES = (80, 90, 100)
-F32, F64, BF16, F16, I32 = torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int32
-TYPES = {F32: "fp32", F64: "fp64", BF16: "bf16", F16: "fp16", I32: "i32", torch.int64: "i64", torch.uint8: "u8"}
+F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
+I32, I64 = torch.int32, torch.int64
+TYPES = {F32: "fp32", F64: "fp64", BF16: "bf16", F16: "fp16", I32: "i32", I64: "i64", torch.uint8: "u8"}
 
 
 class Case(NamedTuple):
@@ -50,6 +51,7 @@ METROPOLIS |= {"counters": True, "kick_at": "n", "beta_at": "n", "rng": True}
 GUARD = dict.fromkeys(("momentum", "energy", "divergence_step", "norm_sum", "rng"), True)
 GUARD |= {"active": torch.uint8, "step_size_at": "n", "noise_std_at": "n", "stretch_at": "0", "kinetic": True}
 SWAP = dict.fromkeys(("grad", "labels", "counters", "rng"), True)
+PERTURB = {"noise": True, "x": 4, "scale": True, "sigma_at": "n", "rng": True}
 CASES = {
     "langevin float32": Case("langevin_step_", WHOLE, F32, {"grad": True}, 128),
     "langevin bfloat16": Case("langevin_step_", WHOLE, BF16, {"grad": True}, 64),
@@ -89,6 +91,16 @@ CASES = {
     "metropolis float64, options, long events": Case("metropolis_", (2**17, 40000), F64, METROPOLIS, 128, True),
     "swap float32": Case("swap_", (64, 4, 10), F32, {}, 32, True),
     "swap float64, options, long events": Case("swap_", (2**16, 4, 40000), F64, SWAP, 128, True),
+    "perturb float32": Case("perturb_", WHOLE, F32, {"noise": True}, 128),
+    "perturb bfloat16, copies": Case("perturb_", WHOLE, BF16, {"noise": True, "x": 4}, 64),
+    "perturb float32, options": Case("perturb_", HUGE, F32, PERTURB, 128, True),
+    "perturb float64, options, odd events": Case("perturb_", HUGE_ODD, F64, PERTURB, 64, True),
+    "randperm": Case("randperm_", (128,), I64, {"index": True, "group": True, "rng": True}, 64, True),
+    "gather float32": Case("gather_", WHOLE, F32, {"fresh": True}, 128, True),
+    "gather bfloat16, rows": Case("gather_", WHOLE, BF16, {"rows": True, "kind": 0}, 64, True),
+    "gather float64, uniform, odd events": Case("gather_", HUGE_ODD, F64, {"kind": 1, "fresh": True, "rng": True}, 64, True),
+    "scatter float32": Case("scatter_", WHOLE, F32, {}, 128, True),
+    "scatter float16, long odd events": Case("scatter_", (3, 40001), F16, {}, 16, True),
 }  # fmt: skip
 
 
