@@ -17,8 +17,16 @@ from ebm_fast.objectives.denoising import (
     geometric_sigmas,
 )
 from ebm_fast.objectives.generators import bregman_loss
+from ebm_fast.objectives.implicit import ImplicitVAE, entropy_surrogate
 from ebm_fast.objectives.initial import InitialStates
+from ebm_fast.objectives.latent import LatentEBM, LatentMLE, latent_ebm_loss
 from ebm_fast.objectives.nce import NCE, RankingNCE, nce_loss, ranking_nce_loss
+from ebm_fast.objectives.recovery import (
+    DiffusionRecoveryLikelihood,
+    RecoveryEnergy,
+    diffusion_sigmas,
+    recovery_loss,
+)
 from ebm_fast.objectives.score_matching import (
     ExplicitScoreMatching,
     ImplicitScoreMatching,
@@ -41,26 +49,35 @@ __all__ = [
     "ConditionalNCE",
     "ContrastiveDivergence",
     "DenoisingScoreMatching",
+    "DiffusionRecoveryLikelihood",
     "ExplicitScoreMatching",
     "FiniteDifferenceScoreMatching",
     "HutchinsonScoreMatching",
     "ImplicitScoreMatching",
+    "ImplicitVAE",
     "InitialStates",
+    "LatentEBM",
+    "LatentMLE",
     "NoiseConditionalScoreMatching",
     "PersistentCD",
     "RankingNCE",
+    "RecoveryEnergy",
     "ShortRunMLE",
     "SlicedScoreMatching",
     "bregman_loss",
     "conditional_nce_loss",
     "contrastive_divergence_loss",
     "denoising_score_matching_loss",
+    "diffusion_sigmas",
+    "entropy_surrogate",
     "explicit_score_matching_loss",
     "finite_difference_loss",
     "generators",
     "geometric_sigmas",
     "implicit_score_matching_loss",
+    "latent_ebm_loss",
     "nce_loss",
     "ranking_nce_loss",
+    "recovery_loss",
     "sliced_score_matching_loss",
 ]

@@ -22,6 +22,7 @@ PURPOSES = {
     "noise_choice": 16,
     "initial_momentum": 17,
     "noise_level": 18,
+    "encoder_noise": 21,
 }
 
 
