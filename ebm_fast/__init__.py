@@ -70,6 +70,8 @@ __all__ = [
     "IndependenceMetropolis",
     "Interrupted",
     "Langevin",
+    "LatentEBM",
+    "LatentMLE",
     "MetropolisHastings",
     "NoiseConditionalScoreMatching",
     "PersistentCD",

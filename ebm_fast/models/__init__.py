@@ -1,4 +1,4 @@
-"""Networks from the literature: energies (n, *event) -> (n,), score networks (n, *event) -> (n, *event), latent-variable models."""
+"""Networks from the literature: energies (n, *event) -> (n,), score networks (n, *event) -> (n, *event), latent variables."""
 
 from ebm_fast.models.convnet import ConvNetEnergy, thesis_convnet
 from ebm_fast.models.ladder import LevelEnergy

@@ -22,7 +22,8 @@ class LevelEnergy(nn.Module):
         sizes = (dim, *widths)
         if not widths or any(type(size) is not int or size < 1 for size in (*sizes, num_levels)):
             raise ValueError(
-                f"dim, num_levels, widths: expected ints of at least 1 and a hidden layer, got {dim}, {num_levels}, {tuple(widths)}"
+                "dim, num_levels, widths: expected ints of at least 1 and a hidden layer, "
+                f"got {dim}, {num_levels}, {tuple(widths)}"
             )
         self.dim, self.num_levels = dim, num_levels
         self.hidden = nn.ModuleList(nn.Linear(into, out) for into, out in itertools.pairwise(sizes))

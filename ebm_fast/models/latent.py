@@ -23,7 +23,8 @@ class LatentPrior(nn.Module):
         tilt: V, an energy (n, *latent) -> (n,), such as `energies.MLPEnergy`; None leaves the Gaussian, whose E is then -log p.
         std: s.
 
-    Raises TypeError or ValueError naming the argument. Source: Pang, Han, Nijkamp, Zhu, Wu 2020, eq. (3).
+    Raises TypeError or ValueError naming the argument. Source: Pang, Han, Nijkamp, Zhu, Wu 2020; lecture notes on
+    latent-variable models (StatML 2024), (16).
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def latent_ebm_loss(
 
     With the samples held constant its gradient is that of the mean of -log p(x): Fisher's identity, and the prior's normaliser by
     its own samples. Raises ValueError unless all are vectors, n, m >= 1.
-    Source: Pang, Han, Nijkamp, Zhu, Wu 2020, eqs. (8), (9).
+    Source: Pang, Han, Nijkamp, Zhu, Wu 2020; lecture notes on latent-variable models (StatML 2024), (20).
     """
     if log_likelihood.shape != e_posterior.shape:
         raise ValueError(

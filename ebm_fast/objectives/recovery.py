@@ -47,11 +47,11 @@ def recovery_loss(e_data: Tensor, e_model: Tensor, weight: Tensor | None = None)
 
 
 class RecoveryEnergy(nn.Module):
-    """E(u; x) = E(y, t) + |u|^2 / 2 at y = x + sigma u: the recovery density p(y | x) ~ exp(-E(y, t) - |x - y|^2 / (2 sigma^2)) in
-    units of the noise that it removes.
+    """E(u; x) = E(y, t) + |u|^2 / 2 at y = x + sigma u: the recovery density p(y | x) ~ exp(-E(y, t) - |x - y|^2 / (2 sigma^2)),
+    in units of the noise that it removes.
 
-    Called as energy(u, x=..., sigma=..., t=...), x # (n, *event), sigma # (n,), t # (n,) int64; further keywords go to E. In these units
-    one step size serves every level: a step s is s sigma^2 on y. Source: Gao et al. 2021.
+    Called as energy(u, x=..., sigma=..., t=...), x # (n, *event), sigma # (n,), t # (n,) int64; further keywords go to E. In
+    these units one step size serves every level: a step s is s sigma^2 on y. Source: Gao, Song, Poole, Wu, Kingma 2021.
     """
 
     def __init__(self, energy: Callable[..., Tensor]) -> None:
@@ -64,26 +64,26 @@ class RecoveryEnergy(nn.Module):
 
 
 class DiffusionRecoveryLikelihood(CountedObjective):
-    """L = -E_t E log p(y_t | x_{t+1}), p(y_t | x_{t+1}) ~ exp(-E(y_t, t) - |x_{t+1} - y_t|^2 / (2 sigma_{t+1}^2)).
+    """L = -E_t E log p(y_t | x_{t+1}), p(y | x) ~ exp(-E(y, t) - |x - y|^2 / (2 sigma_{t+1}^2)).
 
-    The diffusion x_{t+1} = y_t + sigma_{t+1} eps, y_t = sqrt(1 - sigma_{t+1}^2) x_t, t = 0 ... T-1, takes the data x_0 to about N(0, I). E(., t)
-    is an energy of the marginal density of y_t; learned through the density of y_t given x_{t+1}, which the quadratic term keeps
-    concentrated near x_{t+1}, so that short chains from x_{t+1} are samples of it. `objective(batch)` returns (loss, metrics);
-    each state of the batch has a level t drawn uniformly. `sample(n)` comes down the ladder from N(0, I).
+    The diffusion x_{t+1} = y_t + sigma_{t+1} eps, y_t = sqrt(1 - sigma_{t+1}^2) x_t, t = 0 ... T-1, takes data x_0 to about
+    N(0, I). E(., t) is an energy of the marginal density of y_t, learned through the density of y_t given x_{t+1}, which the
+    quadratic term concentrates near x_{t+1}: short chains from x_{t+1} are samples of it. `objective(batch)` returns
+    (loss, metrics); batch is x (n, *event), or (x, y) with labels; each state has a level t drawn uniformly. `sample(n, shape)`
+    comes down the ladder from N(0, I).
 
     Args:
-        energy: E(y, t=t) -> (n,), t # (n,) int64 the level, with y=labels where the batch has them: `models.LevelEnergy`, for
-            instance; for labels the energy's keyword is `y`, and the states are its first argument.
+        energy: E(y_t, t=t) -> (n,), t # (n,) int64 the level, such as `models.LevelEnergy`; with labels E(y_t, t=t, y=labels).
         sigmas: sigma_1 ... sigma_T, each in (0, 1), such as `diffusion_sigmas(6)`; the data should have variance about 1.
-        sampler: of chains in units of sigma_{t+1} (see `RecoveryEnergy`): Langevin(step_size=s) takes steps s sigma_{t+1}^2 on y, which
-            is b^2 sigma_{t+1}^2 / 2 in the paper's notation.
+        sampler: of chains in units of sigma_{t+1} (see `RecoveryEnergy`): Langevin(step_size=s) takes steps s sigma_{t+1}^2 on
+            y_t, which are b^2 sigma_{t+1}^2 / 2 in the paper's notation.
         num_steps: of a chain; iteration i uses steps i K ... i K + K - 1 of one seed.
         weight: of a level in the loss, a function of t; None weighs all levels alike.
         seed, chain_offset, check, strategy, backend: as of `ContrastiveDivergence`.
 
-    Metrics: energy_data, energy_samples, gap, moved (root mean square of (y - x_{t+1}) / sigma_{t+1} at the ends of the chains; 1 for the
-    data's own), grad_norm of samplers that report it. Raises TypeError or ValueError naming the argument, FloatingPointError for
-    what is not finite.
+    Metrics: energy_data, energy_samples, gap, moved (root mean square of (y - x_{t+1}) / sigma_{t+1} at the ends of the chains,
+    1 for the data's own), grad_norm of samplers that report it. Raises TypeError or ValueError naming the argument,
+    FloatingPointError for what is not finite.
     Source: Gao, Song, Poole, Wu, Kingma 2021.
     """
 
@@ -144,14 +144,14 @@ class DiffusionRecoveryLikelihood(CountedObjective):
     @torch.no_grad()
     def sample(
         self, n: int, event_shape: int | Sequence[int], *, num_steps: int | None = None, y: Tensor | None = None,
-        seed: int | None = None, chain_offset: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-        ladder: bool = False,
+        seed: int | None = None, chain_offset: int = 0, dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None, ladder: bool = False,
     ) -> Tensor:  # fmt: skip
-        """x_0 # (n, *event): x_T ~ N(0, I), then y_t by a chain from x_{t+1} and x_t = y_t / sqrt(1 - sigma_{t+1}^2), t = T-1 ... 0.
+        """x_0 # (n, *event): x_T ~ N(0, I); y_t by a chain from x_{t+1}, and x_t = y_t / sqrt(1 - sigma_{t+1}^2), down to t = 0.
 
-        num_steps: of each level's chain; None takes that of training. y: labels (n,). seed: None draws one from torch's generator; row i
-        is the same whatever n is. dtype, device: None takes those of the energy's parameters. ladder: return x_T ... x_0
-        # (T + 1, n, *event). Raises TypeError or ValueError naming the argument.
+        num_steps: of each level's chain; None takes that of training. y: labels (n,). seed: None draws one from torch's
+        generator; row i is the same whatever n is. dtype, device: None takes those of the energy's parameters. ladder: return
+        x_T ... x_0 # (T + 1, n, *event). Raises TypeError or ValueError naming the argument.
         """
         check_count(n, "n", 1)
         steps = self.num_steps if num_steps is None else check_count(num_steps, "num_steps", 1)
