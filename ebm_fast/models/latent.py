@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,10 @@ class JointEnergy(nn.Module):
     prior that is normalised (`LatentPrior` without tilt) it is -log p(x, z). Raises TypeError naming the argument.
     """
 
-    def __init__(self, prior: Callable[..., Tensor], generator: nn.Module) -> None:
+    prior: Any
+    generator: Any
+
+    def __init__(self, prior: Callable[..., Tensor], generator: Any) -> None:
         super().__init__()
         if not callable(prior) or isinstance(prior, type):
             raise TypeError(f"prior: expected an energy (n, *latent) -> (n,), got {prior!r}")
@@ -116,7 +120,11 @@ class JointEnergy(nn.Module):
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:  # (n, *latent), (n, *event) -> (n,)
         """E(z, x)."""
-        return self.prior(z) - self.generator.log_prob(x, z)
+        prior, likelihood = self.prior(z), self.generator.log_prob(x, z)
+        for name, values in (("prior", prior), ("generator", likelihood)):
+            if tuple(values.shape) != (len(z),):
+                raise ValueError(f"{name}: expected one number a latent, ({len(z)},), got {tuple(values.shape)}")
+        return prior - likelihood
 
 
 class ImplicitEncoder(nn.Module):

@@ -29,7 +29,7 @@ def entropy_surrogate(
     z: Tensor,  # (n, *latent)
     score: Tensor,  # (n, *latent)
 ) -> Tensor:  # ()
-    """S = -mean_i <s(z_i), z_i>, s a constant: grad S = -E[s(z) . dz/dphi] = grad H(q) in phi, for z = g_phi(eps), s = grad log q.
+    """S = -mean_i <s(z_i), z_i>, s a constant: grad S = -E[s(z) . dz/dphi] = grad H(q), for z = g_phi(eps), s = grad log q.
 
     The entropy's gradient without its density. The value is not the entropy: it is the number of elements of z where s is the
     exact score of q, whatever q is (Stein's identity). No gradient flows into the score.
@@ -54,7 +54,7 @@ class ImplicitVAE(CountedObjective):
     Args:
         encoder: g(x, eps) -> z, (n, *event), (n, *noise) -> (n, *latent), such as `models.ImplicitEncoder`.
         decoder: an object with `log_prob(x, z) -> (n,)`, such as `models.GaussianGenerator`.
-        score: s(z, x=x) -> (n, *latent), such as `models.ConditionalScore`, or an energy E(z, x=x) -> (n,) with the score -grad E.
+        score: s(z, x=x) -> (n, *latent), such as `models.ConditionalScore`, or an energy E(z, x=x) -> (n,) of score -grad E.
         noise_shape: of eps ~ N(0, I), an int for vectors.
         prior: energy E(z) -> (n,) of p(z) ~ e^-E, fixed here (its parameters get no gradient); None is N(0, I).
         num_samples: latents a datum.
@@ -137,7 +137,10 @@ class ImplicitVAE(CountedObjective):
         step = SCORE_TURN + self.score_iteration
         with torch.no_grad():
             rows, z = self._encode(x, step)
-        condition, counter = {"x": rows}, {"seed": self.seed, "step": step, "chain_offset": self.chain_offset * self.num_samples}
+        condition = {"x": rows}
+        counter: dict[str, Any] = {
+            "seed": self.seed, "step": step, "chain_offset": self.chain_offset * self.num_samples,
+        }  # fmt: skip
         model = self.score.model
         if self.method == "implicit":
             loss = implicit_score_matching_loss(model, z, condition)

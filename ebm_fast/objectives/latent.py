@@ -181,7 +181,7 @@ class LatentEBM(_LatentObjective):
     def __init__(
         self,
         prior: Callable[..., Tensor],
-        generator: nn.Module,
+        generator: Any,
         sampler: Any,
         *,
         num_steps: int | tuple[int, int] = 20,

@@ -60,7 +60,8 @@ class RecoveryEnergy(nn.Module):
 
     def forward(self, u: Tensor, x: Tensor, sigma: Tensor, t: Tensor, **condition: Any) -> Tensor:  # (n,)
         """E(u; x)."""
-        return self.energy(torch.addcmul(x, u, _rows(sigma, x)), t=t, **condition) + 0.5 * u.flatten(1).square().sum(1)
+        energies = _vector(self.energy(torch.addcmul(x, u, _rows(sigma, x)), t=t, **condition), len(u))
+        return energies + 0.5 * u.flatten(1).square().sum(1)
 
 
 class DiffusionRecoveryLikelihood(CountedObjective):
@@ -127,10 +128,7 @@ class DiffusionRecoveryLikelihood(CountedObjective):
         samples = torch.addcmul(x_next, u, _rows(at["sigma"], u))
 
         both = {name: torch.cat([value, value]) for name, value in {"t": t, **labels}.items()}
-        energies = self.energy(torch.cat([y_t, samples]), **both)
-        if not isinstance(energies, Tensor) or tuple(energies.shape) != (2 * len(data),):
-            got = tuple(energies.shape) if isinstance(energies, Tensor) else type(energies).__name__
-            raise ValueError(f"energy: expected one energy a state, ({2 * len(data)},), got {got}")
+        energies = _vector(self.energy(torch.cat([y_t, samples]), **both), 2 * len(data))
         e_data, e_model = wide(energies).split(len(data))
         self._require_finite(batch=data, samples=samples, energy_data=e_data, energy_samples=e_model)
         loss = recovery_loss(e_data, e_model, at.get("weight"))
@@ -213,6 +211,13 @@ class DiffusionRecoveryLikelihood(CountedObjective):
                 rows["weight"] = self.weights
             self._kept = {name: torch.tensor(row, dtype=wanted, device=x.device) for name, row in rows.items()}
         return self._kept
+
+
+def _vector(energies: Any, n: int) -> Tensor:  # (n,)
+    if not isinstance(energies, Tensor) or tuple(energies.shape) != (n,):
+        got = tuple(energies.shape) if isinstance(energies, Tensor) else type(energies).__name__
+        raise ValueError(f"energy: expected one energy a state, ({n},), got {got}")
+    return energies
 
 
 def _rows(values: Tensor, x: Tensor) -> Tensor:
