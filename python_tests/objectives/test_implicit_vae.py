@@ -79,7 +79,8 @@ def test_gradient_of_the_evidence_bound_is_exact(prior):
     """Linear encoder and decoder, exact score: every parameter's gradient is that of the bound in closed form, to rounding."""
     torch.manual_seed(3)
     encoder, decoder = LinearEncoder(exact=True), GaussianGenerator(nn.Linear(D, P, dtype=F64), 0.6, trainable_std=True)
-    energy = ef.energies.Gaussian(torch.tensor([0.5, -1.0], dtype=F64), precision=torch.tensor([2.0, 0.5], dtype=F64), trainable=True)
+    centre, precision = torch.tensor([0.5, -1.0], dtype=F64), torch.tensor([2.0, 0.5], dtype=F64)
+    energy = ef.energies.Gaussian(centre, precision=precision, trainable=True)
     x = torch.randn(6, P, dtype=F64)
 
     def score(z: Tensor, x: Tensor) -> Tensor:
@@ -93,8 +94,8 @@ def test_gradient_of_the_evidence_bound_is_exact(prior):
     mean, covariance, w = encoder.mean(x), encoder.covariance(), decoder.network.weight
     spread = torch.trace(w @ covariance @ w.mT)
     likelihood = decoder.log_prob(x, mean).mean() - 0.5 * spread * (-2 * decoder.log_std).exp()
-    precision = energy.precision.detach() if prior else torch.ones(D, dtype=F64)
-    centre = energy.mean.detach() if prior else torch.zeros(D, dtype=F64)
+    if not prior:
+        centre, precision = torch.zeros(D, dtype=F64), torch.ones(D, dtype=F64)
     log_prior = -0.5 * ((mean - centre).square() @ precision).mean() - 0.5 * (precision * covariance.diagonal()).sum()
     bound = likelihood + log_prior + encoder.factor.diagonal().log().sum()
     for got, want in zip(found, torch.autograd.grad(-bound, parameters), strict=True):
@@ -198,7 +199,8 @@ def test_an_energy_may_be_the_score():
     x, losses = torch.randn(5, P), []
     for model in (energy, gradient):
         loss, _ = ImplicitVAE(encoder, decoder, model, 4, seed=0)(x)
-        losses.append(torch.cat([loss.detach()[None], *(g.flatten() for g in torch.autograd.grad(loss, list(encoder.parameters())))]))
+        gradients = torch.autograd.grad(loss, list(encoder.parameters()))
+        losses.append(torch.cat([loss.detach()[None], *(g.flatten() for g in gradients)]))
     torch.testing.assert_close(*losses)
 
 
@@ -227,7 +229,8 @@ def test_resume_is_exact():
     def train(parts: tuple[nn.Module, ...], objective: ImplicitVAE, count: int) -> list[float]:
         losses = []
         for _ in range(count):
-            for loss_of, parameters in ((objective, objective.parameters()), (objective.score_loss, objective.score_parameters())):
+            players = ((objective, objective.parameters()), (objective.score_loss, objective.score_parameters()))
+            for loss_of, parameters in players:
                 loss, _ = loss_of(x)
                 kept = list(parameters)
                 with torch.no_grad():

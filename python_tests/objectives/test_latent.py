@@ -310,7 +310,8 @@ def test_what_is_not_finite_is_named():
     prior, generator = net()
     x = data(3, torch.float32)
     x[1, 0] = math.nan
-    for name, wanted in (("mle", "batch, latents, energy"), ("ebm", "batch, latents_posterior, energy_posterior, log_likelihood")):
+    wanted_of = {"mle": "batch, latents, energy", "ebm": "batch, latents_posterior, energy_posterior, log_likelihood"}
+    for name, wanted in wanted_of.items():
         objective = MAKERS[name](prior, generator)
         with pytest.raises(FloatingPointError, match=f"not finite: {wanted}$"):
             objective(x)
@@ -335,7 +336,7 @@ def test_errors():
             LatentMLE(**arguments)
     with pytest.raises(ValueError, match=r"num_steps: expected an int or \(prior, posterior\)"):
         LatentEBM(prior, generator, LANGEVIN, num_steps=(1, 2, 3))
-    with pytest.raises(ValueError, match="latent_shape: .*no event_shape"):
+    with pytest.raises(ValueError, match=r"latent_shape: .*no event_shape"):
         LatentEBM(lambda z: z.sum(1), generator, LANGEVIN)
     with pytest.raises(TypeError, match="generator: expected an object with log_prob"):
         LatentEBM(prior, lambda z: z, LANGEVIN)

@@ -77,7 +77,8 @@ def exact(levels: Levels, weight: Any = None) -> tuple[Recorder, DiffusionRecove
 
 @pytest.mark.parametrize("weight", [None, lambda t: 1.0 / SIGMAS[t]])
 def test_gradient_is_that_of_the_recovery_likelihood(weight):
-    """With draws of exact moments the gradient is that of -mean w log N(y_t; ...) on the very pairs (y_t, x_{t+1}), to rounding."""
+    """With draws of exact moments the gradient is that of -mean w log N(y_t; ...) on the very pairs (y_t, x_{t+1}), to
+    rounding."""
     levels = Levels([0.3, 0.1, -0.2], [2.0, 1.0, 3.0])
     recorder, objective = exact(levels, weight)
     loss, metrics = objective(torch.randn(50, 2, dtype=F64))
@@ -178,7 +179,7 @@ def test_training_and_sampling_recover_the_data():
 
 
 def test_pairs_are_those_of_the_diffusion():
-    """Level t: y_t = scale x_0 + spread eps as the product of the steps says, x_{t+1} = y_t + sigma eps' with eps' apart from eps."""
+    """Level t: y_t = scale x_0 + spread eps as the product of the steps says, x_{t+1} = y_t + sigma eps', eps' apart from eps."""
     n, x0 = 60_000, 2.0
     recorder, objective = exact(Levels([0.0] * 3, [1.0] * 3))
     objective(torch.full((n, 2), x0, dtype=F64))
@@ -303,9 +304,10 @@ def test_errors():
         with pytest.raises(ValueError, match=next(iter(bad))):
             objective.sample(**{"n": 2, "event_shape": 2, **bad})
     for arguments in ({"num_levels": 1}, {"smallest": 0.9, "largest": 0.5}, {"largest": 1.0}):
-        with pytest.raises(ValueError, match="num_levels|smallest"):
+        with pytest.raises(ValueError, match=r"num_levels|smallest"):
             diffusion_sigmas(**{"num_levels": 4, **arguments})
-    for arguments in ((torch.ones(2), torch.ones(3)), (torch.ones(0), torch.ones(0)), (torch.ones(2), torch.ones(2), torch.ones(3))):
+    one, two, three = torch.ones(0), torch.ones(2), torch.ones(3)
+    for arguments in ((two, three), (one, one), (two, two, three)):
         with pytest.raises(ValueError, match="e_data, e_model, weight"):
             recovery_loss(*arguments)
     with pytest.raises(ValueError, match="dim, num_levels, widths"):
