@@ -250,7 +250,7 @@ def test_resume_is_exact():
 
 
 def test_what_is_not_finite_is_named():
-    objective = ImplicitVAE(*nets(), 4, seed=0)
+    objective = ImplicitVAE(*nets(), 4, seed=0, check=True)
     x = torch.randn(3, P)
     x[0, 0] = math.nan
     with pytest.raises(FloatingPointError, match=r"not finite: batch, latents, log_likelihood, log_prior, score$"):

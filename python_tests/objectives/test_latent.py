@@ -291,6 +291,42 @@ def test_samples_are_means_of_the_prior_s_chains():
     assert not samples.requires_grad and objective.iteration == 0
 
 
+def test_gaussian_part_may_be_left_to_the_sampler():
+    """A prior of native code, with prior_precision for its Gaussian: the same gradient as of `LatentPrior`, to rounding."""
+    prior, generator = net()
+    x = data(20, torch.float32)
+    assert ef.sample(prior.tilt, LANGEVIN, torch.zeros(3, D), num_steps=1).strategy == "fused" or x.is_cuda
+    found = []
+    aided = ef.Langevin(step_size=0.05, prior_precision=1.0)
+    for energy, sampler in ((prior, LANGEVIN), (prior.tilt, aided), (prior.tilt, LANGEVIN)):
+        objective = LatentEBM(energy, generator, sampler, num_steps=10, seed=6)
+        loss, _ = objective(x)
+        gradients = torch.autograd.grad(loss, list(objective.parameters()), materialize_grads=True)
+        found.append(torch.cat([g.flatten() for g in gradients]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+    assert (found[0] - found[2]).abs().max() > 0.01, "power"
+
+
+def test_trainer_resumes_bit_for_bit(tmp_path):
+    x = data(64, torch.float32)
+
+    def build(folder: str) -> ef.Trainer:
+        objective = MAKERS["ebm"](*net(), seed=2)
+        optimizer = torch.optim.Adam(objective.parameters(), lr=0.01)
+        batches = ef.training.BatchStream(x, batch_size=16, seed=1)
+        return ef.Trainer(
+            objective.energy, objective, optimizer, batches, directory=tmp_path / folder, checkpoint_every=3, progress=False
+        )
+
+    whole, part = build("whole"), build("part")
+    whole.fit(8)
+    part.fit(5)
+    again = build("part")
+    assert again.resume() and again.iteration == 5
+    again.fit(8)
+    assert all(torch.equal(a, b) for a, b in zip(again.module.parameters(), whole.module.parameters(), strict=True))
+
+
 def test_labels_reach_the_joint_energy():
     x, y = data(4), torch.tensor([0, 1, 1, 0])
     means = torch.tensor([[-2.0, 0.0], [3.0, 1.0]], dtype=F64)
@@ -312,7 +348,7 @@ def test_what_is_not_finite_is_named():
     x[1, 0] = math.nan
     wanted_of = {"mle": "batch, latents, energy", "ebm": "batch, latents_posterior, energy_posterior, log_likelihood"}
     for name, wanted in wanted_of.items():
-        objective = MAKERS[name](prior, generator)
+        objective = MAKERS[name](prior, generator, check=True)
         with pytest.raises(FloatingPointError, match=f"not finite: {wanted}$"):
             objective(x)
         assert objective.iteration == 0

@@ -294,7 +294,7 @@ def test_errors():
             DiffusionRecoveryLikelihood(**{"energy": energy, "sigmas": SIGMAS, "sampler": LANGEVIN, **options})
     data = torch.randn(3, 2)
     data[0, 0] = math.nan
-    objective = small(seed=0)
+    objective = small(seed=0, check=True)
     with pytest.raises(FloatingPointError, match=r"not finite: batch, samples, energy_data, energy_samples$"):
         objective(data)
     assert objective.iteration == 0
