@@ -5,6 +5,7 @@ from ebm_fast.models.ladder import LevelEnergy
 from ebm_fast.models.latent import (
     BernoulliGenerator,
     ConditionalScore,
+    DeconvNet,
     GaussianGenerator,
     ImplicitEncoder,
     JointEnergy,
@@ -18,6 +19,7 @@ __all__ = [
     "BernoulliGenerator",
     "ConditionalScore",
     "ConvNetEnergy",
+    "DeconvNet",
     "GaussianGenerator",
     "ImplicitEncoder",
     "JointEnergy",

@@ -100,6 +100,38 @@ class BernoulliGenerator(nn.Module):
         return (x * logits - functional.softplus(logits)).flatten(1).sum(1)
 
 
+class DeconvNet(nn.Module):
+    """g(z): a linear layer, transposed convolutions (4, 2, 1) that double the side, leaky ReLU of slope 0.2 between, [tanh].
+
+    A generator's network for images: means in (-1, 1) with `tanh`, logits or unbounded means without.
+    `channels`: before each doubling, so that the first map has image_size / 2^len(channels) pixels a side.
+    `generator = GaussianGenerator(DeconvNet(32, 3, 32, (256, 128, 64)), std=0.3)`, for example.
+    Raises ValueError naming the argument. Source: Pang, Han, Nijkamp, Zhu, Wu 2020, whose generators are of this form.
+    """
+
+    def __init__(
+        self, latent_dim: int, out_channels: int = 1, image_size: int = 8, channels: Sequence[int] = (64, 32), *,
+        tanh: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        sizes = (latent_dim, out_channels, image_size, *channels)
+        if not channels or any(type(size) is not int or size < 1 for size in sizes):
+            raise ValueError(f"latent_dim, out_channels, image_size, channels: expected ints of at least 1, got {sizes}")
+        side, left = divmod(image_size, 2 ** len(channels))
+        if left or not side:
+            raise ValueError(
+                f"image_size: expected a multiple of {2 ** len(channels)} for {len(channels)} doublings, got {image_size}"
+            )
+        layers: list[nn.Module] = [nn.Linear(latent_dim, channels[0] * side * side), nn.Unflatten(1, (channels[0], side, side))]
+        for into, out in itertools.pairwise((*channels, out_channels)):
+            layers += [nn.LeakyReLU(0.2), nn.ConvTranspose2d(into, out, 4, 2, 1)]
+        self.layers = nn.Sequential(*layers, *([nn.Tanh()] if tanh else []))
+
+    def forward(self, z: Tensor) -> Tensor:  # (n, latent_dim) -> (n, out_channels, image_size, image_size)
+        """g(z)."""
+        return self.layers(z)
+
+
 class JointEnergy(nn.Module):
     """E(z, x) = E_prior(z) - log p(x | z), called as energy(z, x=x): as a function of z, the energy of the posterior p(z | x).
 

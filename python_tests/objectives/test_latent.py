@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
 import ebm_fast as ef
 from ebm_fast import engine
-from ebm_fast.models import BernoulliGenerator, GaussianGenerator, JointEnergy, LatentPrior
+from ebm_fast.models import BernoulliGenerator, DeconvNet, GaussianGenerator, JointEnergy, LatentPrior
 from ebm_fast.objectives import LatentEBM, LatentMLE, latent_ebm_loss
 
 F64 = torch.float64
@@ -190,6 +190,20 @@ def test_likelihoods_are_those_of_torch():
     wanted = prior.tilt(z) - Normal(z.new_tensor(0.0), 1.3).log_prob(z).sum(1)
     torch.testing.assert_close(prior(z), wanted, rtol=1e-12, atol=0)
     torch.testing.assert_close(JointEnergy(prior, gaussian)(z, x=x), prior(z) - gaussian.log_prob(x, z), rtol=0, atol=0)
+
+
+def test_deconvolutions_double_the_side():
+    z = torch.randn(3, 4)
+    image = DeconvNet(4, 3, 24, (16, 8, 4))(z)
+    assert image.shape == (3, 3, 24, 24) and image.abs().max() < 1.0
+    network = DeconvNet(4, tanh=False)
+    with torch.no_grad():
+        network.layers[-1].bias.fill_(5.0)
+    assert network(z).shape == (3, 1, 8, 8) and network(z).mean() > 3.0
+    with pytest.raises(ValueError, match=r"image_size: expected a multiple of 4 for 2 doublings, got 10"):
+        DeconvNet(4, 1, 10)
+    with pytest.raises(ValueError, match="expected ints of at least 1"):
+        DeconvNet(4, 1, 8, ())
 
 
 def net(dtype: torch.dtype = torch.float32) -> tuple[LatentPrior, GaussianGenerator]:
