@@ -141,13 +141,13 @@ def test_two_players_find_the_posterior(entropy_weight):
         loss.backward()
         optimizer.step()
 
-    found = []
-    for i in range(-100, 200):
+    found, last = [], 200 if entropy_weight else 100
+    for i in range(-100, last):
         turn(objective.score_loss, of_score)  # which begins alone, and has two turns for each of the encoder's
         if i >= 0:
             turn(objective.score_loss, of_score)
             turn(objective, of_encoder)
-        if i >= 140:
+        if i >= last - 60:
             of_encoder.param_groups[0]["lr"] = 0.01
             found.append(torch.cat([encoder.covariance().detach(), encoder.mean.weight.detach()], 1))
     covariance, slope = torch.stack(found).mean(0).split([D, P], 1)
