@@ -22,8 +22,16 @@ from ebm_fast.objectives.denoising import (
     geometric_sigmas,
 )
 from ebm_fast.objectives.generators import bregman_loss
+from ebm_fast.objectives.implicit import ImplicitVAE, entropy_surrogate
 from ebm_fast.objectives.initial import InitialStates
+from ebm_fast.objectives.latent import LatentEBM, LatentMLE, latent_ebm_loss
 from ebm_fast.objectives.nce import NCE, RankingNCE, nce_loss, ranking_nce_loss
+from ebm_fast.objectives.recovery import (
+    DiffusionRecoveryLikelihood,
+    RecoveryEnergy,
+    diffusion_sigmas,
+    recovery_loss,
+)
 from ebm_fast.objectives.score_matching import (
     ExplicitScoreMatching,
     ImplicitScoreMatching,
@@ -48,15 +56,20 @@ __all__ = [
     "ConditionalNCE",
     "ContrastiveDivergence",
     "DenoisingScoreMatching",
+    "DiffusionRecoveryLikelihood",
     "ExplicitScoreMatching",
     "FiniteDifferenceScoreMatching",
     "FlowContrastive",
     "HutchinsonScoreMatching",
     "ImplicitScoreMatching",
+    "ImplicitVAE",
     "InitialStates",
+    "LatentEBM",
+    "LatentMLE",
     "NoiseConditionalScoreMatching",
     "PersistentCD",
     "RankingNCE",
+    "RecoveryEnergy",
     "ShortRunMLE",
     "SlicedScoreMatching",
     "VariationalMLE",
@@ -65,15 +78,19 @@ __all__ = [
     "conditional_nce_loss",
     "contrastive_divergence_loss",
     "denoising_score_matching_loss",
+    "diffusion_sigmas",
+    "entropy_surrogate",
     "explicit_score_matching_loss",
     "finite_difference_loss",
     "generators",
     "geometric_sigmas",
     "implicit_score_matching_loss",
     "kozachenko_leonenko",
+    "latent_ebm_loss",
     "nce_loss",
     "players",
     "ranking_nce_loss",
+    "recovery_loss",
     "reverse_kl_loss",
     "sliced_score_matching_loss",
 ]

@@ -24,6 +24,7 @@ PURPOSES = {
     "noise_level": 18,
     "generator_latent": 19,
     "generator_noise": 20,
+    "encoder_noise": 21,
 }
 
 
