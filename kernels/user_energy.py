@@ -34,15 +34,20 @@ def store_event(at, x, mask):
 
 
 @triton.jit
+def argument_of(parameters, PLACE: tl.constexpr):
+    if PLACE & 1:
+        q = parameters + (PLACE >> 1)
+    else:
+        q = tl.load(parameters + (PLACE >> 1))
+    return q
+
+
+@triton.jit
 def arguments_of(parameters, COUNT: tl.constexpr, LAYOUT: tl.constexpr):
     """Of each parameter its number, or for an array the address of its first: see `layout_of`."""
     q = ()
     for k in tl.static_range(COUNT):
-        place: tl.constexpr = (LAYOUT >> (32 * k)) & 0xFFFFFFFF
-        if place & 1:
-            q = q + (parameters + (place >> 1),)  # noqa: RUF005
-        else:
-            q = q + (tl.load(parameters + (place >> 1)),)  # noqa: RUF005
+        q = q + (argument_of(parameters, (LAYOUT >> (32 * k)) & 0xFFFFFFFF),)  # noqa: RUF005
     return q
 
 
