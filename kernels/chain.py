@@ -72,7 +72,7 @@ def chain_kernel(
     persistence, step_size_row: tl.int64, noise_std_row: tl.int64, beta_row: tl.int64, persistence_row: tl.int64,
     max_error: tl.int64, heavy_ball, prior_precision, grad_clip, grad_clip_norm, step_lo, step_hi, noise_lo, noise_hi, steps,
     thin, count: tl.int64, leapfrogs, seed: tl.int64, step: tl.int64, chain_offset: tl.int64, chains, ENERGY: tl.constexpr,
-    DIM: tl.constexpr, COUNT: tl.constexpr, LAYOUT: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
+    KEY: tl.constexpr, DIM: tl.constexpr, COUNT: tl.constexpr, LAYOUT: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
     STEP_SIZE_STRIDE: tl.constexpr, NOISE_STRIDE: tl.constexpr, BETA_STRIDE: tl.constexpr, PERSISTENCE_STRIDE: tl.constexpr,
     TRANSITION: tl.constexpr, CARRIED: tl.constexpr, FLIP: tl.constexpr, NOISE_FIRST: tl.constexpr, GUARD: tl.constexpr,
     NOISE: tl.constexpr, HEAVY: tl.constexpr, PRIOR: tl.constexpr, CLIP: tl.constexpr, CLIP_NORM: tl.constexpr,

@@ -71,8 +71,8 @@ def lanes_of(chains, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["chains"])
 def user_energy_kernel(
-    x, parameters, energy, grad, chains, ENERGY: tl.constexpr, DIM: tl.constexpr, COUNT: tl.constexpr, LAYOUT: tl.constexpr,
-    INDEX: tl.constexpr, BLOCK: tl.constexpr,
+    x, parameters, energy, grad, chains, ENERGY: tl.constexpr, KEY: tl.constexpr, DIM: tl.constexpr, COUNT: tl.constexpr,
+    LAYOUT: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     chain, exists = lanes_of(chains, BLOCK)
     at = chain.to(INDEX) * DIM
@@ -113,9 +113,10 @@ def block_of(x: torch.Tensor) -> tuple[tuple[int], int, int]:
 
 
 def shape_of(user: UserEnergy, x: torch.Tensor) -> tuple[Any, ...]:
-    """ENERGY, DIM, COUNT, LAYOUT, INDEX."""
+    """ENERGY, KEY, DIM, COUNT, LAYOUT, INDEX; KEY stands for the function's source, which Triton 3.3 would know by its name."""
     index = tl.int64 if x.numel() >= WIDE_FROM else tl.int32
-    return device_function(user.function), user.dim, len(user.names), layout_of(user), index
+    function = device_function(user.function)
+    return function, getattr(function, "cache_key", ""), user.dim, len(user.names), layout_of(user), index
 
 
 def user_energy(x: torch.Tensor, parameters: torch.Tensor, user: UserEnergy) -> tuple[torch.Tensor, torch.Tensor]:
