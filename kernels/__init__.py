@@ -10,7 +10,7 @@ if __name__ != "ebm_fast.kernels":  # a public package is called `kernels` too
 
 
 def why_missing(oldest: tuple[int, int] = (3, 2)) -> str:
-    """Why Triton's kernels cannot be imported here, or be of use where they need a Triton of at least `oldest`; empty if they can."""
+    """Why kernels that need a Triton of at least `oldest` cannot be imported here; empty if they can."""
     try:
         import triton
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Whole chains on an energy that a user wrote as a Triton function (op `chain_`): one launch, one chain a thread, state in registers.
+"""Whole chains on an energy that a user wrote as a Triton function (op `chain_`): one launch, one chain a thread, in registers.
 
 The steps are those of csrc/core/transition.h; the loop around them is that of csrc/cpu/chain.h.
 """

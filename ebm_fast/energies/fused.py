@@ -189,7 +189,7 @@ class FusedEnergy(Summable, nn.Module):
     def _plain(self, x: Tensor) -> Tensor:
         user = self._user.energy
         if user.plain is None:
-            raise BackendError(f"{user.name} cannot run here: {self._why_not(x)}, and it was given no reference= in plain PyTorch")
+            raise BackendError(f"{user.name} cannot run here: {self._why_not(x)}, and it has no reference= in plain PyTorch")
         rows = x.reshape(x.shape[0], *self.event_shape)
         if rows.dtype in (torch.bfloat16, torch.float16):
             rows = rows.float()
@@ -244,8 +244,8 @@ def fused_energy(
 ) -> Callable[[Any], FusedEnergy]:  # fmt: skip
     """A decorator: the Triton function f(x, *parameters) -> (E, (dE/dx_0, ..., dE/dx_{dim-1})) becomes an energy.
 
-    `ebm_fast.sample` and `langevin_` then run its whole chains in one kernel (strategy "fused"), one chain a thread, everything in
-    registers, from the same random numbers as every other strategy.
+    `ebm_fast.sample` and `langevin_` then run its whole chains in one kernel (strategy "fused"), one chain a thread, everything
+    in registers, from the same random numbers as every other strategy.
 
         @ef.fused_energy(dim=2, parameters={"a": 1.0, "b": 20.0})
         def banana(x, a, b):

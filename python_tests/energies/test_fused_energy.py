@@ -75,11 +75,11 @@ def test_without_a_plain_form_the_error_says_so():
     for call in (energy, energy.energy_and_grad):
         with pytest.raises(ef.BackendError, match=r"kernel cannot run here: .*(GPU|CPU).* no reference="):
             call(x)
-    with pytest.raises(ef.BackendError, match="float64.* no reference="):
+    with pytest.raises(ef.BackendError, match=r"float64.* no reference="):
         energy(x.double())
     with pytest.raises(ef.BackendError, match="no form in plain PyTorch"):
         ef.ops.chain_(x, energy.descriptor(), "random_walk", steps=1, step_size=0.1, seed=2, backend="reference")
-    with pytest.raises(ef.BackendError, match="kernel cannot be checked: .*"):
+    with pytest.raises(ef.BackendError, match="kernel cannot be checked: "):
         energy.check(x)
 
 
@@ -128,7 +128,7 @@ def test_a_descriptor_keeps_its_function():
         ({"dim": (11, 3)}, ValueError, "dim must be 1 to 32 numbers"),
         ({"dim": 2.0}, TypeError, "dim must be an int"),
         ({"parameters": ["a", "b"]}, TypeError, "parameters must be a dict"),
-        ({"parameters": {"a": 1.0}}, ValueError, r"must take the event and the parameters by name, f\(x, a\); it takes \(x, a, b\)"),
+        ({"parameters": {"a": 1.0}}, ValueError, r"must take the event and the parameters .* f\(x, a\); it takes \(x, a, b\)"),
         ({"parameters": {"a": "1", "b": 1.0}}, TypeError, "a must be a number or an array"),
         ({"parameters": {"a": float("nan"), "b": 1.0}}, ValueError, "a must be finite"),
         ({"reference": 3}, TypeError, "reference must be callable"),

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("triton", minversion="3.3")
-from user_energies import TARGETS, banana, double_well, normal  # noqa: E402
+from user_energies import TARGETS, banana, double_well, normal
 
-from ebm_fast.ops import chain_  # noqa: E402
+from ebm_fast.ops import chain_
 
 INF = math.inf
 MOVES: dict[str, dict[str, Any]] = {
@@ -78,7 +78,7 @@ def assert_same_chain(a: SimpleNamespace, b: SimpleNamespace, tolerance: float =
         assert ((ours - true).abs() / (1 + true.abs())).max().item() <= tolerance, name
     for name in ("energies", "energy", "grad", "hamiltonians", "counters", "norm_sum", "momentum", "squares"):
         if getattr(a, name, None) is not None:
-            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=3e-5, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=3e-5, atol=1e-4)
 
 
 def step_of(move: str, size: float) -> float:
@@ -125,8 +125,10 @@ def schedules(steps: int, n: int) -> dict[str, dict[str, Any]]:
     return {
         "langevin": langevin,
         "langevin, noise first": {**langevin, "noise_first": True, "step_size": 0.02 * table[0], "heavy_ball": 0.0},
-        "langevin, norm": {"transition": "langevin", "step_size": torch.tensor(0.03), "noise_std": table[0], "grad_clip_norm": 0.5},
-        "langevin, norm 0, quiet": {"transition": "langevin", "step_size": 0.03, "grad_clip_norm": 0.0, "noise_bounds": (-0.4, 0.5)},
+        "langevin, norm": {"transition": "langevin", "step_size": torch.tensor(0.03), "noise_std": table[0],
+                           "grad_clip_norm": 0.5},
+        "langevin, norm 0, quiet": {"transition": "langevin", "step_size": 0.03, "grad_clip_norm": 0.0,
+                                    "noise_bounds": (-0.4, 0.5)},
         "random walk": {"transition": "random_walk", "step_size": 0.5 * rows, "scale": scale, "beta": table},
         "hmc": {"transition": "hmc", "step_size": 0.2 * table, "beta": 0.3 + rows, "scale": scale,
                 "leapfrogs": [1 + k % 3 for k in range(steps)]},
