@@ -270,7 +270,7 @@ def chain_(
     counters: torch.Tensor | None, mean: torch.Tensor | None, squares: torch.Tensor | None, rng: torch.Tensor | None,
     energy_kind: str, integers: list[int], transition: str, steps: int, thin: int, count: int, leapfrogs: int, carried: bool,
     finish: bool, flip: bool, noise_first: bool, guard: bool, step_size: float, noise_std: float, beta: float,
-    persistence: float, numbers: list[float], seed: int, step: int, chain_offset: int,
+    persistence: float, numbers: list[float], seed: int, step: int, chain_offset: int, precision: str = "float32",
 ) -> None:  # fmt: skip
     """K steps of a sampler on a user's energy, in place: see ops/chain.py."""
     max_error, heavy_ball, prior, clip, clip_norm, step_lo, step_hi, noise_lo, noise_hi, _ = numbers
