@@ -247,7 +247,7 @@ def test_adaptation_reaches_the_acceptance(sampler, target):
 
 @pytest.mark.parametrize("harmonic", [True, False], ids=["harmonic mean", "plain mean"])
 def test_chains_that_start_on_steep_ground_are_not_left_behind(harmonic, monkeypatch):
-    """A11: E = sum x^4; a tenth of the chains start where the curvature is 250 times that of the rest: a plain mean loses them."""
+    """A11: E = sum x^4; a tenth of the chains start where its curvature is 250 times larger: a plain mean loses them."""
     if not harmonic:
         harmonic_mean = Adapter.acceptance
         monkeypatch.setattr(Adapter, "acceptance", lambda self, p, closing: harmonic_mean(self, p, closing=True))
