@@ -1,6 +1,7 @@
 """ebm_fast: a fast sampling engine for energy-based models, p(x) proportional to exp(-E(x)/T)."""
 
 from . import diagnostics, energies, engine, models, noise, objectives, ops, samplers, testing, training
+from .energies import fused_energy
 from .engine import ChainState, Interrupted, Run, sample
 from .objectives import (
     NCE,
@@ -95,6 +96,7 @@ __all__ = [
     "diagnostics",
     "energies",
     "engine",
+    "fused_energy",
     "langevin_",
     "models",
     "noise",

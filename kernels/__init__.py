@@ -9,11 +9,11 @@ if __name__ != "ebm_fast.kernels":  # a public package is called `kernels` too
     raise ImportError(f"this folder is the package ebm_fast.kernels and cannot be imported as {__name__!r}: install ebm_fast")
 
 
-def why_missing() -> str:
-    """Why Triton's kernels cannot be imported here; empty if they can."""
+def why_missing(oldest: tuple[int, int] = (3, 2)) -> str:
+    """Why kernels that need a Triton of at least `oldest` cannot be imported here; empty if they can."""
     try:
         import triton
     except ImportError as error:
         return f"triton cannot be imported ({error}): pip install 'ebm_fast[triton]'"
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    return "" if version >= (3, 2) else f"triton {triton.__version__} is too old: 3.2 or later is needed"
+    return "" if version >= oldest else f"triton {triton.__version__} is too old: {oldest[0]}.{oldest[1]} or later is needed"

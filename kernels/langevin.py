@@ -19,6 +19,26 @@ def clamp(a, lo, hi):
     return tl.where(a > hi, hi, a)
 
 
+@triton.jit
+def langevin_move(
+    y, g, v, s, shrink, grad_clip, prior_precision, momentum, CLIP: tl.constexpr, CLIP_NORM: tl.constexpr, PRIOR: tl.constexpr,
+    HEAVY: tl.constexpr,
+):  # fmt: skip
+    """y - s (shrink clip(g) + p y), or y + v with v <- m v - s (shrink clip(g) + p y); y and v."""
+    if CLIP:
+        g = clamp(g, -grad_clip, grad_clip)
+    if CLIP_NORM:
+        g = shrink * g
+    if PRIOR:
+        g = tl.fma(prior_precision, y, g)
+    if HEAVY:
+        v = tl.fma(-s, g, momentum * v)
+        y = y + v
+    else:
+        y = tl.fma(-s, g, y)
+    return y, v
+
+
 @triton.jit(do_not_specialize=[
     "step_size", "noise_std", "momentum", "prior_precision", "grad_clip", "step_lo", "step_hi", "noise_lo", "noise_hi",
     "purpose", "seed", "step", "chain_offset", "blocks", "dim", "per_chain",
@@ -40,23 +60,21 @@ def langevin_kernel(
         sigma = tl.load(scale + place_of(block, INDEX), mask=mask)
     if grad is not None:
         g = tl.load(grad + element, mask=mask).to(FLOAT)
-        if CLIP:
-            c = coefficient(grad_clip, FLOAT)
-            g = clamp(g, -c, c)
-        if grad_scale is not None:
-            g = tl.load(grad_scale + chain, mask=exists)[:, None] * g
-        if PRIOR:
-            g = tl.fma(coefficient(prior_precision, FLOAT), y, g)
         s = coefficient_of(chain, exists, step_size, step_size_at, STEP_STRIDE, FLOAT)
         if scale is not None:
             s = s * (sigma * sigma)
+        shrink = s
+        if grad_scale is not None:
+            shrink = tl.load(grad_scale + chain, mask=exists)[:, None]
+        v = y
         if velocity is not None:
             v = tl.load(velocity + element, mask=mask).to(FLOAT)
-            v = tl.fma(-s, g, coefficient(momentum, FLOAT) * v)
+        y, v = langevin_move(
+            y, g, v, s, shrink, coefficient(grad_clip, FLOAT), coefficient(prior_precision, FLOAT), coefficient(momentum, FLOAT),
+            CLIP, grad_scale is not None, PRIOR, velocity is not None,
+        )  # fmt: skip
+        if velocity is not None:
             tl.store(velocity + element, stored_as(v, velocity.dtype.element_ty), mask=mask)
-            y = y + v
-        else:
-            y = tl.fma(-s, g, y)
     if STEP_CLAMP:
         y = clamp(y, coefficient(step_lo, FLOAT), coefficient(step_hi, FLOAT))
     if NOISE:

@@ -6,6 +6,7 @@ from .descriptor import Descriptor
 from .double_well import DoubleWell
 from .eight_schools import EightSchools
 from .funnel import Funnel
+from .fused import FusedEnergy, fused_energy
 from .gamma import Gamma
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
@@ -22,6 +23,7 @@ __all__ = [
     "DoubleWell",
     "EightSchools",
     "Funnel",
+    "FusedEnergy",
     "Gamma",
     "Gaussian",
     "GaussianMixture",
@@ -34,6 +36,7 @@ __all__ = [
     "from_classifier",
     "from_log_prob",
     "from_score",
+    "fused_energy",
     "mixture_of",
     "sum_of",
     "tempered",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops import user_energy
 from ..ops.backend import pick, wish
 from ..ops.backend import why_not as why_not_backend
 from ..ops.chain import chain_
@@ -50,12 +51,15 @@ def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any
         return "the energy is called with a condition"
     if x.dtype != torch.float32:
         return f"the native engine computes in float32, x has dtype {str(x.dtype).removeprefix('torch.')}"
+    plan = getattr(sampler, "why_not_fused", None)
+    if energy.descriptor().kind.startswith(user_energy.PREFIX):  # type: ignore[attr-defined]
+        reason = user_energy.why_not(x.device, backend)
+        return reason or (f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x))
     asked = wish(backend)
     if asked not in ("auto", "cpu") or x.device.type != "cpu":
         return f"there is no whole-chain code of backend {asked!r} on {x.device.type}"
     if why_not_backend("cpu") or pick(backend, x.device) != "cpu":
         return why_not_backend("cpu")
-    plan = getattr(sampler, "why_not_fused", None)
     return f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x)
 
 

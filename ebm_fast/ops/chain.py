@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from . import checks
+from . import checks, user_energy
 from .backend import BackendError, implementation, pick, wish
 from .library import define
 from .metropolis import COUNTERS
@@ -58,8 +58,13 @@ class Descriptor(Protocol):
     def parameters(self) -> Tensor: ...
 
 
-def _runner(x: Tensor, backend: str) -> Any:
-    """cpu, or plain PyTorch where nothing else was asked for."""
+def _runner(x: Tensor, backend: str, kind: str) -> Any:
+    """cpu, or plain PyTorch where nothing else was asked for; Triton for energies written in it."""
+    if kind.startswith(user_energy.PREFIX):
+        reason = user_energy.why_not(x.device, backend)
+        if reason and wish(backend) not in ("auto", "reference"):
+            raise BackendError(f"whole chains of this energy cannot run here: {reason}")
+        return implementation("chain_", "reference" if reason else "triton")
     name = pick(backend, x.device)
     if name in ("cuda", "triton"):
         if wish(backend) != "auto":
@@ -73,7 +78,7 @@ def _impl(x: Tensor, parameters: Tensor, *args: Any) -> None:
         written = [t for t in (x, *(args[i] for i in _WRITTEN)) if t is not None]
         for t in written:
             checks.refuse_read_only(t, "a tensor that the chain writes")
-        _runner(x, args[-1])(x, parameters, *args[:-1])
+        _runner(x, args[-1], args[_KIND])(x, parameters, *args[:-1])
         increment_version(written)
 
 
@@ -87,7 +92,7 @@ _SCHEMA = (
     "str precision, str backend) -> ()"
 )
 _NAMES = [field.split()[-1] for field in _SCHEMA.partition("(")[2].rpartition(") ->")[0].split(", ")][2:]
-_STEPS = _NAMES.index("steps")
+_STEPS, _KIND = _NAMES.index("steps"), _NAMES.index("energy_kind")
 _WRITTEN = [i for i, field in enumerate(_SCHEMA.split(", ")[2:]) if "!" in field]
 _op = define(_SCHEMA, _impl, lambda *args: None)
 
@@ -95,13 +100,14 @@ _op = define(_SCHEMA, _impl, lambda *args: None)
 def check_descriptor(descriptor: Any, x: Tensor) -> None:
     """Raises TypeError or ValueError unless the descriptor is one of a known energy on events of x's size."""
     kind, dim, integers, parameters = descriptor.kind, descriptor.dim, tuple(descriptor.integers), descriptor.parameters
-    if kind not in SIZES:
+    sizes = user_energy.sizes(kind) or SIZES
+    if kind not in sizes:
         raise ValueError(f"descriptor.kind must be one of {', '.join(SIZES)}, got {kind!r}")
     size = x.numel() // x.shape[0] if x.shape[0] else dim
     if dim != size:
         raise ValueError(f"descriptor is of an energy of {dim} numbers, x has events of {size}: shape {tuple(x.shape)}")
     try:
-        wanted = SIZES[kind](dim, *integers)
+        wanted = sizes[kind](dim, *integers)
     except TypeError:
         raise ValueError(f"descriptor.integers do not fit a {kind!r}, got {integers}") from None
     if wanted < 0:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..ops import user_energy
 from ..ops.purposes import PURPOSES
 from ..ops.rounding import round_gradient, rounded
 from .baoab import baoab_
@@ -99,6 +100,8 @@ def energy_function(
                 h = act(h @ weight.T + bias)
         return h[:, 0]
 
+    if kind.startswith(user_energy.PREFIX):
+        return lambda x: user_energy.registered(kind).plain_energy(x, parameters)
     kinds: dict[str, Function] = {f.__name__: f for f in (
         gaussian_diagonal, gaussian_dense, mixture, gamma, double_well, rosenbrock, funnel, ring, phi_four, logistic_regression,
         eight_schools, mlp,

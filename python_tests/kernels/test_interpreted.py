@@ -13,7 +13,8 @@ from ebm_fast.kernels import why_missing
 
 
 @pytest.mark.skipif(bool(why_missing()), reason=why_missing())
-@pytest.mark.parametrize("name", ["test_kernel_parity.py", "test_mcmc_parity.py", "test_training_parity.py"])
+@pytest.mark.parametrize("name", ["test_kernel_parity.py", "test_mcmc_parity.py", "test_training_parity.py",
+                                  "test_chain_triton.py", "test_user_energy_triton.py"])  # fmt: skip
 def test_kernels_in_the_interpreter(name):
     parity = Path(__file__).with_name(name)
     run = subprocess.run(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,16 +13,13 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("nothing is compiled in the interpreter", allow_module_level=True)
 
 import torch  # noqa: E402
+from aot import ARCHITECTURES, Launch, compiled, launched, resources_of  # noqa: E402
 from flat import Arguments  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
 
 from ebm_fast.ops.backend import implementation  # noqa: E402
 
-ARCHITECTURES = (80, 90, 100)
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 I32, I64 = torch.int32, torch.int64
-TYPES = {F32: "fp32", F64: "fp64", BF16: "bf16", F16: "fp16", I32: "i32", I64: "i64", torch.uint8: "u8"}
 
 
 class Case(NamedTuple):
@@ -104,55 +99,10 @@ CASES = {
 }  # fmt: skip
 
 
-class Launch(NamedTuple):
-    kernel: Any
-    args: tuple[Any, ...]
-    options: dict[str, Any]
-
-
 def launch_of(case: Case, monkeypatch: pytest.MonkeyPatch) -> Launch:
     """What the op would launch for tensors of these shapes, of which there is no memory."""
-    launches: list[Launch] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(triton.JITFunction, "run", lambda self, *args, grid, warmup, **options: launches.append(
-            Launch(self, args, options)))  # fmt: skip
-        implementation(case.op, "triton")(*Arguments(case.op, case.shape, case.dtype, "meta", case.form).values.values())
-    (launch,) = launches
-    return launch
-
-
-def compiled(launch: Launch, architecture: int) -> Any:
-    """Types, constants and divisibility as Triton derives them from the arguments of a launch; torch's memory is aligned."""
-    signature: dict[str, str] = {}
-    constants: dict[str, Any] = {}
-    divisible = {}
-    assert len(launch.args) == len(launch.kernel.params)
-    for i, (parameter, value) in enumerate(zip(launch.kernel.params, launch.args)):
-        special = not parameter.do_not_specialize
-        if isinstance(value, torch.Tensor):
-            signature[parameter.name] = "*" + TYPES[value.dtype]
-        elif value is None or parameter.is_constexpr or (value == 1 and special):
-            signature[parameter.name], constants[parameter.name] = "constexpr", value
-            continue
-        elif isinstance(value, float):
-            signature[parameter.name] = "fp32"
-            continue
-        else:
-            signature[parameter.name] = parameter.annotation_type or ("i32" if -(2**31) <= value < 2**31 else "i64")
-            special = special and value % 16 == 0
-        if special:
-            divisible[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel, signature, constants, divisible)
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launch.options)
-
-
-def resources_of(cubin: bytes, folder: Path) -> dict[str, int]:
-    """REG, STACK, LOCAL, ... by the cuobjdump that Triton brings along."""
-    path = folder / "kernel.cubin"
-    path.write_bytes(cubin)
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    usage = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True, timeout=120).stdout
-    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
+    arguments = Arguments(case.op, case.shape, case.dtype, "meta", case.form).values
+    return launched(lambda: implementation(case.op, "triton")(*arguments.values()), monkeypatch)
 
 
 def accesses_of(ptx: str) -> list[tuple[str, int]]:
