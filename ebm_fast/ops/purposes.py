@@ -22,6 +22,9 @@ PURPOSES = {
     "noise_choice": 16,
     "initial_momentum": 17,
     "noise_level": 18,
+    "toy_position": 24,
+    "toy_noise": 25,
+    "rollback": 26,
 }
 
 

@@ -12,11 +12,16 @@ from ebm_fast.training.data import (
     load_mnist,
 )
 from ebm_fast.training.ema import EMA
+from ebm_fast.training.monitor import Diverged, DivergenceMonitor
+from ebm_fast.training.toys import TOYS, make_toy
 from ebm_fast.training.trainer import Trainer
 
 __all__ = [
     "EMA",
+    "TOYS",
     "BatchStream",
+    "Diverged",
+    "DivergenceMonitor",
     "Draw",
     "Images",
     "ReplayBuffer",
@@ -28,5 +33,6 @@ __all__ = [
     "load_fashion_mnist",
     "load_idx",
     "load_mnist",
+    "make_toy",
     "save_checkpoint",
 ]
