@@ -13,6 +13,9 @@ import ebm_fast as ef
 from ebm_fast import energies, noise
 from ebm_fast.training.toys import Toy
 
+SHORT_RUN, SHORT_STEP = 60, 0.03  # steps of a chain of short-run learning, and their size
+SIGMA = 0.1  # of denoising
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -45,6 +48,8 @@ class Problem:
     seed: int
     mlp: energies.MLPEnergy = field(init=False)
     energy: Any = field(init=False)
+    log_z: float = field(init=False)
+    """Of the energy before the network has learned anything, where a learnable log Z starts."""
 
     def __post_init__(self) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -52,14 +57,15 @@ class Problem:
             self.mlp = energies.MLPEnergy(2, self.setting.widths, self.setting.activation)
         confinement = energies.Gaussian(torch.zeros(2), precision=self.precision)
         self.energy = self.mlp + confinement
+        self.log_z = confinement.log_z.item()
 
     @property
     def precision(self) -> float:
         return self.setting.prior_std**-2
 
-    def langevin(self) -> ef.Langevin:
+    def langevin(self, step_size: float | None = None) -> ef.Langevin:
         """Chains on the network alone, so that they run in native code; the quadratic term is the sampler's prior."""
-        return ef.Langevin(step_size=self.setting.step_size, prior_precision=self.precision)
+        return ef.Langevin(step_size or self.setting.step_size, prior_precision=self.precision)
 
     def buffer(self) -> ef.ReplayBuffer:
         return ef.ReplayBuffer(
@@ -79,73 +85,109 @@ Build = Callable[[Problem], Any]
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the comparison."""
+    """One row of the comparison. A new objective is one more entry of `_METHODS`."""
 
     name: str
     """On the command line."""
     title: str
-    family: str
+    short: str
+    """Above its panels."""
     build: Build
-    limit: str
-    """Why it may miss the density, shown where it does."""
+    limit_weights: str
+    """Why the weights of components may be wrong: said where most of a large KL is between them."""
+    limit_shape: str
+    """Why the shape within them may be wrong: said where most of it is within."""
 
 
-_LOCAL = (
-    "The loss sees the gradient of E at the data alone. Between components that are far apart there are no data, so that "
-    "their relative weights hardly enter"
+_UNCONVERGED = "The network had not yet reached the shape in this time; more of it lowers this part"
+_SCORE_WEIGHTS = (
+    "Score matching sees the gradient of E where there are data. Where components lie far apart there are next to none between "
+    "them, and no gradient tells how much mass one has beside another"
 )
-_NOISE = "The noise overlaps the data badly where they are thin, and the classifier there is easy"
-_CHAINS = "The samples are those of short chains of an unadjusted sampler, not of the model"
+_CHAIN_WEIGHTS = "Chains pass from component to component too rarely to settle their weights in this time"
+_CHAIN_SHAPE = (
+    "The samples are ends of unadjusted chains in which the energy changes meanwhile, close to the model's but not the model's"
+)
+_NOISE_WEIGHTS = "The noise fixes the weights by every sample; what is missing is time"
+_NOISE_SHAPE = "Most noise samples fall where there are no data and teach little about the shape there; time or more noise helps"
+
+
+def _chains(name: str, title: str, short: str, build: Build) -> Method:
+    return Method(name, title, short, build, _CHAIN_WEIGHTS, _CHAIN_SHAPE)
+
+
+def _score(name: str, title: str, short: str, build: Build, shape: str = _UNCONVERGED) -> Method:
+    return Method(name, title, short, build, _SCORE_WEIGHTS, shape)
+
+
+def _noise(name: str, title: str, short: str, build: Build) -> Method:
+    return Method(name, title, short, build, _NOISE_WEIGHTS, _NOISE_SHAPE)
+
 
 _METHODS = (
     Method(
-        "cd", "ContrastiveDivergence", "maximum likelihood",
+        "cd", "ContrastiveDivergence", "CD-20",
         lambda p: ef.ContrastiveDivergence(**p.chains()),
-        "Chains start at the data and stay near them: low energies elsewhere, and the weights of components that no chain "
-        "travels between, are never corrected",
+        "Chains start at the data and stay near them, so that the weights of components that no chain travels between in "
+        "20 steps are never corrected",
+        "Chains start at the data and stay near them: low energies further away are never found",
     ),
+    _chains("pcd", "PersistentCD", "PCD", lambda p: ef.PersistentCD(buffer=p.buffer(), **p.chains())),
     Method(
-        "pcd", "PersistentCD", "maximum likelihood",
-        lambda p: ef.PersistentCD(buffer=p.buffer(), **p.chains()),
-        _CHAINS,
+        "short_run", "ShortRunMLE", "short-run",
+        lambda p: ef.ShortRunMLE(
+            p.mlp, p.langevin(SHORT_STEP), ("normal", p.setting.prior_std), num_steps=SHORT_RUN, seed=p.seed
+        ),
+        f"Each chain is {SHORT_RUN} steps from a wide Gaussian: that sampler is trained to give the data, and its energy is the "
+        "data's only as far as so many steps settle the weights",
+        f"Each chain is {SHORT_RUN} steps from a wide Gaussian: that sampler is trained to give the data, and its energy is the "
+        "data's only as far as so many steps converge",
     ),
-    Method(
-        "short_run", "ShortRunMLE", "maximum likelihood",
-        lambda p: ef.ShortRunMLE(init=("normal", p.setting.prior_std), **(p.chains() | {"num_steps": 100})),
-        "What is learned is the sampler of so many steps from noise, and the energy only as far as those steps converge",
-    ),
-    Method(
-        "esm", "ExplicitScoreMatching", "score matching",
+    _score(
+        "esm", "ExplicitScoreMatching", "explicit SM",
         lambda p: ef.ExplicitScoreMatching(p.energy, energies.from_log_prob(p.toy), seed=p.seed),
-        _LOCAL,
     ),
-    Method("ism", "ImplicitScoreMatching", "score matching",
-           lambda p: ef.ImplicitScoreMatching(p.energy, seed=p.seed), _LOCAL),
-    Method("hutchinson", "HutchinsonScoreMatching", "score matching",
-           lambda p: ef.HutchinsonScoreMatching(p.energy, seed=p.seed), _LOCAL),
-    Method("ssm", "SlicedScoreMatching", "score matching",
-           lambda p: ef.SlicedScoreMatching(p.energy, seed=p.seed), _LOCAL),
-    Method("ssm_vr", "SlicedScoreMatching (VR)", "score matching",
-           lambda p: ef.SlicedScoreMatching(p.energy, variance_reduced=True, seed=p.seed), _LOCAL),
-    Method("fd_ssm", "FiniteDifferenceScoreMatching", "score matching",
-           lambda p: ef.FiniteDifferenceScoreMatching(p.energy, step=0.02, seed=p.seed), _LOCAL),
-    Method("dsm", "DenoisingScoreMatching", "score matching",
-           lambda p: ef.DenoisingScoreMatching(p.energy, sigma=0.1, scaled=True, seed=p.seed),
-           _LOCAL + ". The density learned is that of data blurred by sigma = 0.1"),
-    Method("nce", "NCE", "noise contrast",
-           lambda p: ef.NCE(p.energy, p.noise(), num_noise=4, seed=p.seed), _NOISE),
-    Method("ranking_nce", "RankingNCE", "noise contrast",
-           lambda p: ef.RankingNCE(p.energy, p.noise(), num_noise=255, shared=True, seed=p.seed), _NOISE),
-    Method("cnce", "ConditionalNCE", "noise contrast",
-           lambda p: ef.ConditionalNCE(p.energy, std=1.0, num_noise=4, seed=p.seed),
-           "A datum is compared with its own neighbourhood, std = 1: weights of components further apart do not enter"),
-    Method("bregman", "BregmanRatioMatching (KL)", "noise contrast",
-           lambda p: ef.BregmanRatioMatching(p.energy, p.noise(), generator="kl", num_noise=4, seed=p.seed),
-           "The ratio to the noise itself enters, not its logistic: few noise samples carry most of the loss"),
-    Method("adance", "AdaptiveNCE", "self-adapting noise",
-           lambda p: ef.AdaptiveNCE(buffer=p.buffer(), interval=5, **p.chains()), _CHAINS),
-    Method("adaptive_bregman", "AdaptiveBregman (KL)", "self-adapting noise",
-           lambda p: ef.AdaptiveBregman(buffer=p.buffer(), interval=5, generator="kl", **p.chains()), _CHAINS),
+    _score("ism", "ImplicitScoreMatching", "implicit SM", lambda p: ef.ImplicitScoreMatching(p.energy, seed=p.seed)),
+    _score("hutchinson", "HutchinsonScoreMatching", "Hutchinson", lambda p: ef.HutchinsonScoreMatching(p.energy, seed=p.seed)),
+    _score("ssm", "SlicedScoreMatching", "sliced SM", lambda p: ef.SlicedScoreMatching(p.energy, seed=p.seed)),
+    _score(
+        "ssm_vr", "SlicedScoreMatching, variance-reduced", "sliced SM-VR",
+        lambda p: ef.SlicedScoreMatching(p.energy, variance_reduced=True, seed=p.seed),
+    ),
+    _score(
+        "fd_ssm", "FiniteDifferenceScoreMatching", "finite diff.",
+        lambda p: ef.FiniteDifferenceScoreMatching(p.energy, step=0.03, seed=p.seed),
+    ),
+    _score(
+        "dsm", "DenoisingScoreMatching", "denoising SM",
+        lambda p: ef.DenoisingScoreMatching(p.energy, sigma=SIGMA, scaled=True, seed=p.seed),
+        f"What is learned is the density of the data blurred by sigma = {SIGMA}, and the gradient's variance grows as "
+        "1 / sigma^2",
+    ),
+    _noise("nce", "NCE", "NCE", lambda p: ef.NCE(p.energy, p.noise(), num_noise=4, log_z=p.log_z, seed=p.seed)),
+    _noise(
+        "ranking_nce", "RankingNCE", "ranking NCE",
+        lambda p: ef.RankingNCE(p.energy, p.noise(), num_noise=1023, shared=True, seed=p.seed),
+    ),
+    Method(
+        "cnce", "ConditionalNCE", "conditional",
+        lambda p: ef.ConditionalNCE(p.energy, std=1.0, num_noise=4, seed=p.seed),
+        "A datum is told from points about it, std = 1: weights of components further apart than that hardly enter",
+        _UNCONVERGED,
+    ),
+    Method(
+        "bregman", "BregmanRatioMatching, Kullback-Leibler", "Bregman, KL",
+        lambda p: ef.BregmanRatioMatching(
+            p.energy, p.noise(), generator="kl", num_noise=4, log_z=p.log_z, seed=p.seed
+        ),
+        _NOISE_WEIGHTS,
+        "The ratio to the noise enters as it is, not through a logistic, so that few noise samples carry most of the gradient",
+    ),
+    _chains("adance", "AdaptiveNCE", "AdaNCE", lambda p: ef.AdaptiveNCE(buffer=p.buffer(), interval=5, **p.chains())),
+    _chains(
+        "adaptive_bregman", "AdaptiveBregman, Kullback-Leibler", "adaptive KL",
+        lambda p: ef.AdaptiveBregman(buffer=p.buffer(), interval=5, generator="kl", **p.chains()),
+    ),
 )  # fmt: skip
 
 METHODS = {method.name: method for method in _METHODS}

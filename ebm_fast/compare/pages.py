@@ -25,15 +25,14 @@ GOOD = 0.1
 COLUMNS = 6
 
 
-class PICTURE:
-    """The window [-4.5, 4.5]^2 that is drawn."""
+SHOWN = 4.5
+"""Half the width of the window that is drawn."""
 
-    half_width = 4.5
 
-    @classmethod
-    def points(cls, cells: int) -> Tensor:  # (cells^2, 2), the first coordinate the row
-        centres = (torch.arange(cells) + 0.5) * (2.0 * cls.half_width / cells) - cls.half_width
-        return torch.cartesian_prod(centres, centres)
+def picture_points(cells: int) -> Tensor:  # (cells^2, 2), the first coordinate the row
+    """Centres of the cells of a picture."""
+    centres = (torch.arange(cells) + 0.5) * (2.0 * SHOWN / cells) - SHOWN
+    return torch.cartesian_prod(centres, centres)
 
 
 def write_pages(
@@ -44,11 +43,11 @@ def write_pages(
     report = Report("Training objectives on densities that are known")
     report.paragraph(
         f"E(x) = f(x) + |x|²/(2·{setting['prior_std']:g}²) with the same network f everywhere, an MLP of widths "
-        f"2-{'-'.join(map(str, setting['widths']))}-1, was trained by each objective for {content['seconds']:g} seconds on "
-        f"{machine['threads']} threads of {machine['cpu']}: {setting['num_data']:,} points, batches of {setting['batch_size']}, "
+        f"2-{'-'.join(map(str, setting['widths']))}-1, was trained by each objective for {content['seconds']:g} CPU seconds of "
+        f"{machine['cpu']}: {setting['num_data']:,} points, batches of {setting['batch_size']}, "
         f"Adam with one learning rate and schedule, the averaged network judged (seed {content['seed']}). "
         "KL is that of the truth p from the model q = exp(−E)/Z in nats, by quadrature on a grid over "
-        f"[−{HALF_WIDTH:g}, {HALF_WIDTH:g}]² with Z on the same grid; the error is the difference that a grid of twice the width "
+        f"[−{HALF_WIDTH:g}, {HALF_WIDTH:g}]² with Z on the same grid; the error is the difference that cells of three times the width "
         "makes. Every point belongs to the toy's likeliest component, and the chain rule splits KL exactly: between the "
         "components' shares (weights), and within the components (shape)."
     )
@@ -87,9 +86,10 @@ def why(result: Result, num_components: int) -> str:
     low, high, fair = min(d.shares), max(d.shares), 1.0 / num_components
     part = "weights" if d.kl_weights > d.kl_shape else "shape"
     return (
-        f"{method.title}: {d.kl:.2f} nats, of which {d.kl_weights:.2f} are the weights of the components, {low:.2f} to {high:.2f} "
-        f"where {fair:.2f} is right, and {d.kl_shape:.2f} the shape within them. "
+        f"{method.title}: {d.kl:.2f} nats, of which {d.kl_weights:.2f} are the weights of the components, {low:.2f} to "
+        f"{high:.2f} where {fair:.2f} is right, and {d.kl_shape:.2f} the shape within them. "
         + (method.limit_weights if part == "weights" else method.limit_shape)
+        + "."
     )
 
 
@@ -121,7 +121,7 @@ def _picture(truth: Truth, rows: Sequence[Result]) -> Figure:
 
     drawn = [row for row in rows if row.density is not None and row.samples is not None]
     side = 160 if not drawn or drawn[0].density is None else len(drawn[0].density)
-    points = PICTURE.points(side)
+    points = picture_points(side)
     count = next((len(row.samples) for row in drawn if row.samples is not None), 1000)
     panels: list[tuple[str, Tensor, Tensor]] = [
         ("the truth", truth.toy.log_prob(points).exp().view(side, side).double(), truth.toy.sample(count, seed=1))
@@ -137,11 +137,11 @@ def _picture(truth: Truth, rows: Sequence[Result]) -> Figure:
     for number, (title, density, samples) in enumerate(panels):
         block, column = divmod(number, columns)
         above, below = axes[2 * block][column], axes[2 * block + 1][column]
-        half = PICTURE.half_width
-        above.imshow(density.T.numpy(), origin="lower", extent=(-half, half, -half, half), cmap="Blues", vmin=0.0, vmax=top)
+        sides = (-SHOWN, SHOWN)
+        above.imshow(density.T.numpy(), origin="lower", extent=(*sides, *sides), cmap="Blues", vmin=0.0, vmax=top)
         above.set_title(title, fontsize=7)
         below.scatter(*samples.T.numpy(), s=0.6, color="#d1495b", linewidths=0)
-        below.set(xlim=(-half, half), ylim=(-half, half), aspect="equal")
+        below.set(xlim=sides, ylim=sides, aspect="equal")
     for panel in axes.flat:
         _bare(panel, used=panel.has_data())
     return figure

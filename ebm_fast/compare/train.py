@@ -18,7 +18,7 @@ from .methods import Method, Problem, Setting
 
 _WARM, _TIMED = 10, 30  # iterations from which the time of one is told
 _SHOWN = 1000
-_CHAIN = 2000
+_CHAIN = 1000
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Result:
     method: str
     iterations: int
     seconds: float
-    """Of the training."""
+    """Of the training, as CPU time, which other programs on the machine do not lengthen."""
     distance: Distance | None
     failure: str
     """Why there is no distance; empty where there is one."""
@@ -41,28 +41,28 @@ def train(
     toy: str, method: Method, truth: Truth, data: Tensor, setting: Setting, *, seconds: float, seed: int, window: Tensor,
     progress: Callable[[float], None],
 ) -> Result:  # fmt: skip
-    """Train for about `seconds`, turned into a number of iterations that is measured before, and judge the averaged network.
+    """Train for about `seconds` of CPU time, turned into a number of iterations by timing some before; judge the average.
 
     window: points # (m, 2) of the picture. progress: called with the seconds since it was called last.
     """
     iterations = max(20, int(seconds / _seconds_an_iteration(method, truth, data, setting, seed)))
     problem = Problem(truth.toy, data, setting, seed)
-    last = [time.perf_counter()]
+    last = [time.process_time()]
 
     def tell(*_: object) -> None:
-        now = time.perf_counter()
+        now = time.process_time()
         if now - last[0] > 0.2:
             progress(now - last[0])
             last[0] = now
 
-    started = time.perf_counter()
+    started = time.process_time()
     done, failure = iterations, ""
     trainer = make_trainer(method, problem, iterations, tell)
     try:
         trainer.fit(iterations)
     except FloatingPointError as error:
         done, failure = trainer.iteration, str(error)
-    taken = time.perf_counter() - started
+    taken = time.process_time() - started
     if failure:
         return Result(toy, method.name, done, taken, None, failure, None, None)
     assert trainer.ema is not None
@@ -103,6 +103,6 @@ def from_model(problem: Problem) -> Tensor:  # (n, 2)
 def _seconds_an_iteration(method: Method, truth: Truth, data: Tensor, setting: Setting, seed: int) -> float:
     trainer = make_trainer(method, Problem(truth.toy, data, setting, seed), _WARM + _TIMED, lambda *_: None)
     trainer.fit(_WARM)
-    started = time.perf_counter()
+    started = time.process_time()
     trainer.fit(_WARM + _TIMED)
-    return (time.perf_counter() - started) / _TIMED
+    return (time.process_time() - started) / _TIMED

@@ -13,6 +13,7 @@ from ebm_fast.engine.run import STRATEGIES, check_count
 from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
 from ebm_fast.objectives.initial import Init, InitialStates
+from ebm_fast.objectives.numerics import wide
 from ebm_fast.ops import checks
 from ebm_fast.samplers import Langevin
 
@@ -141,7 +142,7 @@ class ContrastiveDivergence:
             raise ValueError(
                 f"energy: expected one energy a state, ({2 * len(data)},), got {tuple(energies.shape)}"
             )
-        e_data, e_model = energies.split(len(data))
+        e_data, e_model = wide(energies).split(len(data))
         self._require_finite(batch=data, samples=samples, energy_data=e_data, energy_samples=e_model)
         self._keep(samples)
 

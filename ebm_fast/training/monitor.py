@@ -23,10 +23,10 @@ class DivergenceMonitor:
     """An iteration is bad where a number is not finite, leaves its bounds, or is far out of the range of the last iterations.
 
     `Trainer(monitor=...)` then returns to its last snapshot: parameters, optimiser, schedule, average, objective (buffer,
-    counters). The seeds of objective and buffer and torch's generators are drawn anew, as a function of the old seeds and the number
-    of the roll-back, so that the same failure is not replayed; batches go on where they are. Where the run fails again before
-    its next snapshot, it goes back by one snapshot more. All of that follows from the checkpoint: a run that is killed and
-    resumed rolls back where the uninterrupted one did, to the same bits.
+    counters). The seeds of objective and buffer and torch's generators are drawn anew, as a function of the old seeds and the
+    number of the roll-back, so that the same failure is not replayed; batches go on where they are. Where the run fails again
+    before its next snapshot, it goes back by one snapshot more. All of that follows from the checkpoint: a run that is killed
+    and resumed rolls back where the uninterrupted one did, to the same bits.
 
     Args:
         max_rollbacks: how many there may be in a run; the next one ends it with a FloatingPointError that tells why.
@@ -152,6 +152,7 @@ def reseed(objective: Any, count: int) -> None:
     if hasattr(objective, "reseed"):
         objective.reseed(draw)
         return
-    for part in (objective, getattr(objective, "buffer", None)):
+    parts: list[Any] = [objective, getattr(objective, "buffer", None)]
+    for part in parts:
         if isinstance(getattr(part, "seed", None), int):
             part.seed = draw(part.seed)

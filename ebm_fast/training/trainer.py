@@ -45,8 +45,8 @@ class Trainer:
     every `checkpoint_every` iterations and at the end, the last `keep` of them) go; None writes nothing.
     `tensorboard`: True draws the same numbers in `directory`/tensorboard/; or a SummaryWriter of your own, after `resume()` made
     with purge_step=trainer.iteration + 1. `monitor`: what tells that a run diverges and returns it to its last snapshot,
-    which is a checkpoint, or a copy in memory where there is no directory. `autocast`: a 16-bit type in which torch.autocast
-    runs the objective; parameters, chains and losses stay as they are.
+    which is a checkpoint, or a copy in memory where there is no directory. `autocast`: torch.bfloat16 runs the objective
+    under torch.autocast; parameters, states of chains and losses stay in float32.
     `callbacks`: called as f(trainer, metrics) after each iteration, before its checkpoint.
     `resume()` continues from the last checkpoint: model, optimiser, schedule, EMA, objective (buffer, counters),
     batches, torch's generators, monitor and log are then those of the uninterrupted run, bit for bit.
@@ -77,8 +77,10 @@ class Trainer:
                 raise ValueError(f"{name}: expected >= 1, got {value}")
         if grad_clip is not None and not grad_clip > 0.0:
             raise ValueError(f"grad_clip: expected None or > 0, got {grad_clip}")
-        if autocast not in (None, torch.bfloat16, torch.float16):
-            raise ValueError(f"autocast: expected None, torch.bfloat16 or torch.float16, got {autocast}")
+        if autocast not in (None, torch.bfloat16):
+            raise ValueError(
+                f"autocast: expected None or torch.bfloat16 (float16 needs a gradient scaler), got {autocast}"
+            )
         self.module, self.objective, self.optimizer, self.batches = module, objective, optimizer, batches
         self.ema, self.scheduler, self.grad_clip = ema, scheduler, grad_clip
         self.directory = None if directory is None else Path(directory)
@@ -137,7 +139,7 @@ class Trainer:
     def _step(self, batch: Any) -> dict[str, Tensor]:
         parameters = self._parameters()
         device = parameters[0].device.type
-        with torch.autocast(device, self.autocast, enabled=self.autocast is not None, cache_enabled=False):
+        with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
             loss, metrics = self.objective(batch)
         self.optimizer.zero_grad()
         loss.backward()
