@@ -47,8 +47,8 @@ def write_pages(
         f"{machine['cpu']}: {setting['num_data']:,} points, batches of {setting['batch_size']}, "
         f"Adam with one learning rate and schedule, the averaged network judged (seed {content['seed']}). "
         "KL is that of the truth p from the model q = exp(−E)/Z in nats, by quadrature on a grid over "
-        f"[−{HALF_WIDTH:g}, {HALF_WIDTH:g}]² with Z on the same grid; the error is the difference that cells of three times the width "
-        "makes. Every point belongs to the toy's likeliest component, and the chain rule splits KL exactly: between the "
+        f"[−{HALF_WIDTH:g}, {HALF_WIDTH:g}]² with Z on the same grid; the error is the difference that cells of three times the "
+        "width make. Every point belongs to the toy's likeliest component, and the chain rule splits KL exactly: between the "
         "components' shares (weights), and within the components (shape)."
     )
     if content["quick"]:

@@ -1,5 +1,6 @@
 """Training: data, replay buffer, weight averages, checkpoints, and a loop that resumes exactly."""
 
+from ebm_fast.training.alternating import Alternating
 from ebm_fast.training.buffer import Draw, ReplayBuffer
 from ebm_fast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from ebm_fast.training.data import (
@@ -19,6 +20,7 @@ from ebm_fast.training.trainer import Trainer
 __all__ = [
     "EMA",
     "TOYS",
+    "Alternating",
     "BatchStream",
     "Diverged",
     "DivergenceMonitor",

@@ -66,6 +66,12 @@ class RunLog:
         if self._writer is not None and hasattr(self._writer, "flush"):
             self._writer.flush()
 
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the writer, if it was made here."""
         if self._makes_writer and self._writer is not None:

@@ -111,7 +111,8 @@ class Trainer:
         if num_iterations < self.iteration:
             raise ValueError(f"num_iterations: {self.iteration} are done already, got {num_iterations}")
         self._begin()
-        with tqdm(total=num_iterations, initial=self.iteration, disable=not self.progress, unit="it") as bar:
+        bar = tqdm(total=num_iterations, initial=self.iteration, disable=not self.progress, unit="it")
+        with bar, self._log:
             while self.iteration < num_iterations:
                 batch = next(self.batches, None)
                 if batch is None:
@@ -134,7 +135,6 @@ class Trainer:
                     callback(self, metrics)
                 if due:
                     self.save()
-        self._log.close()
 
     def _step(self, batch: Any) -> dict[str, Tensor]:
         parameters = self._parameters()
