@@ -65,8 +65,8 @@ def write_pages(
         report.picture(
             file,
             f"The true density and {samples} points of it; then, for each objective, the learned density above {samples} ends of "
-            "Langevin chains that began at a wide Gaussian and ran on the learned energy: where components lie apart, how many end in "
-            "each tells where they began, and the density above what the model believes. One scale of colours.",
+            "Langevin chains that began at a wide Gaussian and ran on the learned energy: where components lie apart, how many "
+            "end in each tells where they began, and the density above what the model believes. One scale of colours.",
         )
         for row in rows:
             if reason := why(row, truths[name].toy.num_components):
