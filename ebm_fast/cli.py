@@ -1,4 +1,4 @@
-"""The command ``ebm-fast``: demo, doctor, version."""
+"""The command ``ebm-fast``: demo, compare, doctor, version."""
 
 from __future__ import annotations
 
@@ -34,6 +34,22 @@ def _demo(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         threads=arguments.threads,
         iterations=arguments.iterations,
+    )
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from ebm_fast import compare
+
+    compare.run(
+        data=arguments.data,
+        toys=arguments.toys,
+        objectives=arguments.objectives,
+        seconds=arguments.seconds,
+        out=arguments.out,
+        seed=arguments.seed,
+        quick=arguments.quick,
+        threads=arguments.threads,
     )
     return 0
 
@@ -92,12 +108,45 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--threads", type=int, metavar="N", help="CPU threads; by default torch's own choice")
     demo.add_argument("--iterations", type=int, help=argparse.SUPPRESS)
 
+    compare = commands.add_parser(
+        "compare",
+        help="train one network with every objective on densities that are known, and measure KL",
+        description="Train networks of one size with every objective, for the same time each, on densities of the plane, and "
+        "write one page: learned densities beside the truth, samples, KL to the truth by quadrature. About ten minutes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    compare.set_defaults(run=_compare)
+    compare.add_argument("--data", choices=["2d"], default="2d", help="2d: toys on the plane")
+    compare.add_argument(
+        "--toys",
+        type=_names,
+        metavar="A,B",
+        help="some of 8gaussians,moons,spirals,checkerboard,pinwheel,rings; by default all, the first with every objective and "
+        "the others with a few",
+    )
+    compare.add_argument(
+        "--objectives", type=_names, metavar="A,B", help="such as pcd,dsm,nce,adance, for every toy"
+    )
+    compare.add_argument(
+        "--seconds", type=float, default=6.0, metavar="S", help="of CPU time to train for, on each toy"
+    )
+    compare.add_argument("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="output folder")
+    compare.add_argument("--seed", type=int, default=0, metavar="S", help="governs everything random")
+    compare.add_argument(
+        "--quick", action="store_true", help="a small part of the time, to see that all works; the numbers mean nothing"
+    )
+    compare.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads")
+
     doctor = commands.add_parser("doctor", help="what this machine has, and what runs on what")
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import platform
 import re
 import shutil
 import time
@@ -22,6 +20,7 @@ import ebm_fast as ef
 from ebm_fast.evaluation import judge_samples, train_classifier
 from ebm_fast.training import Images, latest_checkpoint
 
+from .machine import machine
 from .pages import write_pages
 from .recipe import RECIPES, Recipe, build_trainer, load_data
 from .sampling import from_noise
@@ -122,7 +121,7 @@ def run(
             "sampling": sampled - trained,
             "judging": judged - sampled,
         },
-        "machine": _machine(),
+        "machine": machine(),
     }
     with (out / "log.csv").open(newline="") as file:
         log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -216,22 +215,3 @@ def _write_json(path: Path, content: Any) -> None:
 def _shuffled(images: Tensor) -> Tensor:
     """Files come sorted by writer or by difficulty; a part of them must stand for the whole."""
     return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "cpu_cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "ebm_fast": ef.__version__,
-    }
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -25,6 +25,9 @@ PURPOSES = {
     "generator_latent": 19,
     "generator_noise": 20,
     "encoder_noise": 21,
+    "toy_position": 24,
+    "toy_noise": 25,
+    "rollback": 26,
 }
 
 

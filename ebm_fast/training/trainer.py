@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ebm_fast.training.checkpoint import (
-    complete_checkpoints,
-    delete_checkpoint,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
+from ebm_fast.training.checkpoint import latest_checkpoint
 from ebm_fast.training.ema import EMA
+from ebm_fast.training.log import RunLog, Writer
+from ebm_fast.training.monitor import DivergenceMonitor
+from ebm_fast.training.snapshots import Snapshots
 
 
 class Stateful(Protocol):
@@ -45,12 +40,16 @@ class Batches(Stateful, Protocol):
 class Trainer:
     """theta <- optimizer(theta, grad L(batch)) for the loss of any objective, then learning-rate schedule and EMA.
 
-    `module`: the energy whose parameters `optimizer` holds. `grad_clip`: bound on the norm of the whole gradient.
-    `directory`: where `log.csv` (a row every `log_every` iterations) and `iteration-N/` (a checkpoint every
-    `checkpoint_every` iterations and at the end, the last `keep` of them) go; None writes nothing.
+    `module`: the energy whose parameters `optimizer` holds. `grad_clip`: bound on the norm of the gradient of all parameters that
+    the optimiser holds. `directory`: where `log.csv` (a row every `log_every` iterations) and `iteration-N/` (a checkpoint
+    every `checkpoint_every` iterations and at the end, the last `keep` of them) go; None writes nothing.
+    `tensorboard`: True draws the same numbers in `directory`/tensorboard/; or a SummaryWriter of your own, after `resume()` made
+    with purge_step=trainer.iteration + 1. `monitor`: what tells that a run diverges and returns it to its last snapshot,
+    which is a checkpoint, or a copy in memory where there is no directory. `autocast`: torch.bfloat16 runs the objective
+    under torch.autocast; parameters, states of chains and losses stay in float32.
     `callbacks`: called as f(trainer, metrics) after each iteration, before its checkpoint.
     `resume()` continues from the last checkpoint: model, optimiser, schedule, EMA, objective (buffer, counters),
-    batches, torch's generators and log are then those of the uninterrupted run, bit for bit.
+    batches, torch's generators, monitor and log are then those of the uninterrupted run, bit for bit.
     """
 
     def __init__(
@@ -67,6 +66,9 @@ class Trainer:
         checkpoint_every: int = 1000,
         keep: int = 2,
         log_every: int = 10,
+        tensorboard: bool | Writer = False,
+        monitor: DivergenceMonitor | None = None,
+        autocast: torch.dtype | None = None,
         callbacks: Sequence[Callable[[Trainer, dict[str, Tensor]], None]] = (),
         progress: bool = True,
     ) -> None:
@@ -75,55 +77,74 @@ class Trainer:
                 raise ValueError(f"{name}: expected >= 1, got {value}")
         if grad_clip is not None and not grad_clip > 0.0:
             raise ValueError(f"grad_clip: expected None or > 0, got {grad_clip}")
+        if autocast not in (None, torch.bfloat16):
+            raise ValueError(
+                f"autocast: expected None or torch.bfloat16 (float16 needs a gradient scaler), got {autocast}"
+            )
         self.module, self.objective, self.optimizer, self.batches = module, objective, optimizer, batches
         self.ema, self.scheduler, self.grad_clip = ema, scheduler, grad_clip
         self.directory = None if directory is None else Path(directory)
         self.checkpoint_every, self.keep, self.log_every = checkpoint_every, keep, log_every
+        self.monitor, self.autocast = monitor, autocast
         self.callbacks, self.progress = tuple(callbacks), progress
         self.iteration = 0
         named = {"module": module, "objective": objective, "optimizer": optimizer, "batches": batches}
-        optional = {"ema": ema, "scheduler": scheduler}
+        optional = {"ema": ema, "scheduler": scheduler, "monitor": monitor}
         self._parts: dict[str, Any] = named | {
             name: part for name, part in optional.items() if part is not None
         }
+        for name, part in self._parts.items():
+            _require_methods(name, part)
+        self._log = RunLog(self.directory, tensorboard)
+        self._snapshots = Snapshots(self.directory, keep)
+        self._begun = False  # once the run owns what is in its directory
+        self._rolled_back = False  # since the last snapshot
 
     def fit(self, num_iterations: int) -> None:
         """Train until `num_iterations` iterations are done in all, those before a resume included.
 
-        Raises FileExistsError rather than mix a new run with the checkpoints of another.
+        Raises FileExistsError rather than mix a new run with the checkpoints of another, and FloatingPointError where numbers
+        are not finite, with a monitor only where its roll-backs did not help.
         """
         from tqdm.auto import tqdm
 
         if num_iterations < self.iteration:
             raise ValueError(f"num_iterations: {self.iteration} are done already, got {num_iterations}")
-        if self.directory is not None:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            if self.iteration == 0 and latest_checkpoint(self.directory):
-                raise FileExistsError(
-                    f"{self.directory}: holds checkpoints; call resume() first or choose another"
-                )
-            self._trim_log(self.directory / "log.csv")
-        with tqdm(total=num_iterations, initial=self.iteration, disable=not self.progress, unit="it") as bar:
+        self._begin()
+        bar = tqdm(total=num_iterations, initial=self.iteration, disable=not self.progress, unit="it")
+        with bar, self._log:
             while self.iteration < num_iterations:
-                metrics = self._step(next(self.batches))
+                batch = next(self.batches, None)
+                if batch is None:
+                    raise ValueError(f"batches: ended after iteration {self.iteration}; expected endless batches")
+                due = (self.iteration + 1) % self.checkpoint_every == 0 or self.iteration + 1 == num_iterations
+                try:
+                    metrics = self._step(batch)
+                    self._check(metrics, due)
+                except FloatingPointError as error:
+                    self._roll_back(error, batch)
+                    bar.n = self.iteration
+                    continue
                 self.iteration += 1
                 if self.iteration % self.log_every == 0:
                     values = {name: value.item() for name, value in metrics.items()}
-                    self._append_log({"iteration": self.iteration, **values})
+                    self._log.write(self.iteration, values)
                     bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
                 bar.update()
                 for callback in self.callbacks:
                     callback(self, metrics)
-                if self.iteration % self.checkpoint_every == 0 or self.iteration == num_iterations:
-                    self.objective.finish_checks()
+                if due:
                     self.save()
 
     def _step(self, batch: Any) -> dict[str, Tensor]:
-        loss, metrics = self.objective(batch)
+        parameters = self._parameters()
+        device = parameters[0].device.type
+        with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
+            loss, metrics = self.objective(batch)
         self.optimizer.zero_grad()
         loss.backward()
         if self.grad_clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.grad_clip)
+            norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip)
             metrics = {**metrics, "parameter_grad_norm": norm}
         self.optimizer.step()
         if self.scheduler is not None:
@@ -132,49 +153,105 @@ class Trainer:
             self.ema.update()
         return {"loss": loss.detach(), **metrics}
 
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _check(self, metrics: dict[str, Tensor], due: bool) -> None:
+        """FloatingPointError where this iteration is not to be built upon; a snapshot only ever follows a look."""
+        looks = self.monitor is not None and (self.iteration + 1) % self.monitor.check_every == 0
+        if due or looks:
+            self.objective.finish_checks()
+        if self.monitor is not None and (due or looks):
+            self.monitor.check(metrics, self._parameters())
+
+    def _roll_back(self, error: FloatingPointError, batch: Any) -> None:
+        """Return to the last snapshot, or to the one before where that was tried already, and begin again with new seeds."""
+        monitor, failed = self.monitor, self.iteration + 1
+        if monitor is None or not _is_finite(batch):
+            raise error
+        count, history = monitor.num_rollbacks + 1, monitor.history
+        if count > monitor.max_rollbacks:
+            raise FloatingPointError(
+                f"iteration {failed} diverged after {monitor.max_rollbacks} roll-backs (max_rollbacks): {error}"
+            ) from error
+        while not _finishes(self.objective):  # answers still under way about iterations that no longer count
+            pass
+        if self._rolled_back:
+            self._snapshots.drop_latest()
+        # Batches go on: other data is another chance, and their order is not the model's.
+        self._load(self._snapshots.latest(), but=("batches",))
+        monitor.begin_again(count, self.objective, self.optimizer, self.scheduler)
+        monitor.history = [*history, (failed, self.iteration, str(error))]
+        self._rolled_back = True
+        self._log.rewind(self.iteration)
+        warnings.warn(
+            f"iteration {failed} diverged ({error}); back to {self.iteration}, roll-back {count} of {monitor.max_rollbacks}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def _begin(self) -> None:
+        if not self._begun and self.directory is not None and latest_checkpoint(self.directory):
+            raise FileExistsError(
+                f"{self.directory}: holds checkpoints; call resume() first or choose another"
+            )
+        self._log.rewind(self.iteration)
+        if not self._begun and self.monitor is not None:
+            self.save()
+        self._begun = True
+
     def save(self) -> Path | None:
         """Write the checkpoint of this iteration and delete the oldest; returns its directory."""
-        if self.directory is None:
+        if self.directory is None and self.monitor is None:
             return None
         generators = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_initialized():
             generators |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
         state = {name: part.state_dict() for name, part in self._parts.items()}
-        path = self.directory / f"iteration-{self.iteration}"
-        save_checkpoint(path, {"iteration": self.iteration, "generators": generators, "parts": state})
-        for old in complete_checkpoints(self.directory)[: -self.keep]:
-            delete_checkpoint(old)
-        return path
+        self._log.flush()
+        self._rolled_back = False
+        return self._snapshots.save({"iteration": self.iteration, "generators": generators, "parts": state})
 
     def resume(self) -> bool:
         """Continue from the last checkpoint in `directory`; False where there is none."""
         path = None if self.directory is None else latest_checkpoint(self.directory)
         if path is None:
             return False
-        state = load_checkpoint(path)
+        self._load(self._snapshots.latest())
+        self._snapshots.prune()
+        self._begun = True
+        return True
+
+    def _load(self, state: Any, but: Iterable[str] = ()) -> None:
         if state["parts"].keys() != self._parts.keys():
             raise ValueError(
-                f"{path}: expected the state of {sorted(self._parts)}, found {sorted(state['parts'])}"
+                f"{self.directory}: expected the state of {sorted(self._parts)}, found {sorted(state['parts'])}"
             )
-        for name, part in self._parts.items():
-            part.load_state_dict(state["parts"][name])
+        for name in self._parts.keys() - set(but):
+            self._parts[name].load_state_dict(state["parts"][name])
         for device, generator in state["generators"].items():
             torch.set_rng_state(generator) if device == "cpu" else torch.cuda.set_rng_state(generator, device)
         self.iteration = state["iteration"]
-        return True
 
-    def _append_log(self, row: dict[str, float]) -> None:
-        if self.directory is not None:
-            with (self.directory / "log.csv").open("a", newline="") as file:
-                writer = csv.DictWriter(file, list(row))
-                if file.tell() == 0:
-                    writer.writeheader()
-                writer.writerow(row)
 
-    def _trim_log(self, path: Path) -> None:
-        """Drop the rows that a killed run wrote after its last checkpoint, a half-written one among them."""
-        rows = list(csv.reader(path.read_text().splitlines())) if path.is_file() else []
-        kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= self.iteration]
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(rows[:1] + kept if kept else [])
-        write_atomically(path, text.getvalue().encode())
+def _require_methods(name: str, part: Any) -> None:
+    wanted = ["state_dict", "load_state_dict"]
+    wanted += {"batches": ["__next__"], "objective": ["__call__", "finish_checks"]}.get(name, [])
+    missing = [method for method in wanted if not callable(getattr(part, method, None))]
+    if missing:
+        hint = "; wrap the data in a BatchStream" if name == "batches" else ""
+        raise TypeError(f"{name}: expected an object with {', '.join(missing)}, got {type(part).__name__}{hint}")
+
+
+def _is_finite(batch: Any) -> bool:
+    """Whether a batch, a tensor or a sequence of tensors, holds numbers: bad data is no matter of luck."""
+    tensors = [batch] if isinstance(batch, Tensor) else [part for part in batch if isinstance(part, Tensor)]
+    return all(bool(t.isfinite().all()) for t in tensors)
+
+
+def _finishes(objective: Objective) -> bool:
+    try:
+        objective.finish_checks()
+    except FloatingPointError:
+        return False
+    return True

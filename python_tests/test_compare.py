@@ -1,0 +1,194 @@
+"""The comparison: its KL against closed forms, its page, and that the objectives learn what they should."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import ebm_fast as ef
+from ebm_fast.cli import main
+from ebm_fast.compare import METHODS, run
+from ebm_fast.compare import train as train_module
+from ebm_fast.compare.measure import Distance, Truth
+from ebm_fast.compare.methods import Problem, Setting
+from ebm_fast.compare.pages import GOOD, why
+from ebm_fast.compare.train import Result, make_trainer
+from ebm_fast.energies import GaussianMixture, MLPEnergy, from_log_prob
+from ebm_fast.training import TOYS, make_toy
+from ebm_fast.training.toys import EightGaussians
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(_same_start: None) -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def eight() -> Truth:
+    return Truth.of(make_toy("8gaussians"), cells=240)
+
+
+def test_the_truth_is_at_distance_zero(eight):
+    found = eight.distance(from_log_prob(eight.toy))
+    assert abs(found.kl) < 1e-6 and abs(found.kl_weights) < 1e-6 and found.grid_error < 1e-6
+    assert found.log_z == pytest.approx(0.0, abs=1e-6) and found.outside < 1e-12
+    assert found.shares == pytest.approx([0.125] * 8, abs=1e-5)
+
+
+def test_wrong_weights_are_wrong_weights(eight):
+    """Mixtures of the same components, far apart: KL is that of the weights. A constant in E changes nothing."""
+    toy, weights = eight.toy, torch.tensor([4.0, 1, 1, 1, 1, 1, 1, 2])
+    other = GaussianMixture(toy.centres.float(), toy.std.item(), weights)
+    found = eight.distance(lambda x: other(x) + 17.0)
+    share = weights / weights.sum()
+    exact = -(8.0 * share).log().mean().item()
+    assert found.kl == pytest.approx(exact, rel=0.01)
+    assert found.kl_weights == pytest.approx(found.kl, rel=0.01)
+    assert found.log_z == pytest.approx(-17.0, abs=1e-3)
+    assert found.shares == pytest.approx(share.tolist(), rel=0.03)
+
+
+def test_wrong_widths_are_wrong_shapes(eight):
+    """Components as wide as 1.5 times the truth: log 2.25 + (1 / 2.25 - 1) nats, but for their overlap."""
+    found = eight.distance(from_log_prob(EightGaussians(std=1.5 * eight.toy.std.item())))
+    assert found.kl == pytest.approx(math.log(2.25) + 1.0 / 2.25 - 1.0, rel=0.05)
+    assert abs(found.kl_weights) < 1e-6
+    assert found.kl_shape == pytest.approx(found.kl, abs=1e-6)
+
+
+def test_what_lies_outside_and_how_coarse_the_grid_is(eight):
+    flat = eight.distance(lambda x: 0.0 * x[:, 0])
+    assert flat.outside == pytest.approx((48.0**2 - 16.0**2) / 16.0**2, rel=1e-5)
+    assert eight.distance(from_log_prob(EightGaussians(std=0.03))).grid_error > 0.01  # peaks half as wide as a cell
+    with pytest.raises(ValueError, match="cells"):
+        Truth.of(eight.toy, cells=256)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        eight.distance(lambda x: x[:, 0] / 0.0)
+
+
+def test_a_sampling_objective_runs_in_native_code():
+    problem = Problem(make_toy("moons"), make_toy("moons").sample(512, seed=0), Setting(widths=(8,)), 0)
+    assert ef.sample(problem.mlp, problem.langevin(), torch.zeros(4, 2), num_steps=1, seed=0).strategy == "fused"
+    x = torch.randn(50, 2)
+    quadratic = 0.5 * x.square().sum(1) / problem.setting.prior_std**2
+    torch.testing.assert_close(problem.energy(x), problem.mlp(x) + quadratic)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_objective_trains(name):
+    """A few iterations on a small net: every parameter but biases that cancel moves, the loss is finite, the seed decides."""
+    ends = []
+    for seed in (0, 0, 1):
+        toy = make_toy("rings")
+        problem = Problem(toy, toy.sample(512, seed=seed), Setting(widths=(8, 8), batch_size=32, num_steps=3), seed)
+        before = [p.clone() for p in problem.mlp.parameters()]
+        trainer = make_trainer(METHODS[name], problem, 6, lambda *_: None)
+        trainer.fit(6)
+        after = list(problem.mlp.parameters())
+        assert all(not torch.equal(a, b) for a, b in list(zip(after, before))[:-1])
+        assert all(bool(p.isfinite().all()) for p in after)
+        ends.append(torch.cat([p.detach().flatten() for p in after]))
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
+@pytest.mark.parametrize("name", ["pcd", "esm", "nce", "adance"])
+def test_objectives_learn_the_eight_gaussians(name, eight):
+    """In a few hundred iterations KL falls from 2 nats to well below that of a Gaussian with the data's moments."""
+    torch.manual_seed(0)
+    setting = Setting(widths=(48, 48), num_data=20_000)
+    problem = Problem(eight.toy, eight.toy.sample(setting.num_data, seed=0), setting, 0)
+    trainer = make_trainer(METHODS[name], problem, 350, lambda *_: None)
+    trainer.fit(350)
+    with trainer.ema.applied_to():
+        found = eight.distance(problem.energy)
+    gaussian = eight.distance(from_log_prob(ef.noise.Gaussian.fit(problem.data)))
+    assert gaussian.kl > 1.0
+    assert found.kl < 0.5 * gaussian.kl
+
+
+def test_reasons_are_given_with_the_numbers():
+    def result(kl: float, weights: float) -> Result:
+        distance = Distance(kl, weights, kl - weights, 0.0, 0.0, 0.0, (0.02, 0.98))
+        return Result("moons", "ssm", 10, 1.0, distance, "", None, None)
+
+    assert why(result(GOOD / 2, 0.01), 2) == ""
+    told = why(result(0.73, 0.7), 2)
+    assert "0.73 nats" in told and "0.70 are the weights" in told and "0.02 to 0.98 where 0.50" in told
+    assert METHODS["ssm"].limit_weights in told and METHODS["ssm"].limit_shape not in told
+    assert METHODS["ssm"].limit_shape in why(result(0.73, 0.1), 2)
+    failed = Result("moons", "ssm", 10, 1.0, None, "not finite: loss", None, None)
+    assert why(failed, 2) == "SlicedScoreMatching ended after 10 iterations: not finite: loss."
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("compare") / "run"
+    told = ["--quick", "--seconds", "1", "--toys", "moons,8gaussians", "--objectives", "nce,pcd,dsm", "--out", str(out)]
+    assert main(["compare", "--data", "2d", *told]) == 0
+    return out
+
+
+def test_the_page_has_every_table_and_picture(page):
+    assert sorted(p.name for p in page.iterdir()) == [
+        "8gaussians.png", "moons.png", "report.html", "report.md", "results.json",
+    ]  # fmt: skip
+    markdown = (page / "report.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\w+)", markdown, flags=re.M) == ["moons", "8gaussians", "Machine"]
+    assert re.findall(r"^\| (\w+) \| [\d.]+ \| -?[\d.]+ \| -?[\d.]+ \| \de-\d\d \|", markdown, flags=re.M) == [
+        "NCE", "PersistentCD", "DenoisingScoreMatching",
+    ] * 2  # fmt: skip
+    html = (page / "report.html").read_text(encoding="utf-8")
+    assert html.count("data:image/png;base64") == 2 and "<table>" in html
+    results = json.loads((page / "results.json").read_text())
+    assert results["quick"] and [r["objective"] for r in results["results"]] == ["nce", "pcd", "dsm"] * 2
+    assert all(r["iterations"] >= 20 and r["distance"]["kl"] > 0 for r in results["results"])
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    class Broken(MLPEnergy):
+        def forward(self, x):
+            return super().forward(x) * float("nan")
+
+    make = train_module.make_trainer
+
+    def breaking(method, problem, iterations, callback):
+        if method.name == "nce" and iterations < 40:  # the training, not the timing
+            problem.mlp.__class__ = Broken
+        return make(method, problem, iterations, callback)
+
+    monkeypatch.setattr(train_module, "make_trainer", breaking)
+    content = run(toys=["moons"], objectives=["nce", "dsm"], seconds=0.01, quick=True, out=tmp_path, progress=False)
+    failed, fine = content["results"]
+    assert "energy_data" in failed["failure"] and failed["distance"] is None
+    assert fine["distance"]["kl"] > 0
+    assert "NCE ended after 0 iterations: not finite" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--toys", "swissroll"], "toys: expected some of 8gaussians"),
+        (["--objectives", "gan"], "objectives: expected some of cd"),
+        (["--toys", ","], "toys: expected some of"),
+        (["--seconds", "0"], "seconds"),
+        (["--seconds", "nan"], "seconds"),
+        (["--seed", "-1"], "seed"),
+        (["--threads", "0"], "threads"),
+        (["--out", __file__], "not a folder"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, capsys):
+    assert main(["compare", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_help_names_every_toy(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert ",".join(TOYS) in capsys.readouterr().out.replace("\n", "").replace(" ", "")

@@ -1,0 +1,103 @@
+"""Mixed precision for every kind of objective, and what is said about data and parts that cannot work."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import ebm_fast as ef
+from ebm_fast.models import ConvNetEnergy
+from ebm_fast.training import BatchStream, Trainer
+
+DATA = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+
+
+def objective(name: str, net: nn.Module):
+    chains = {"sampler": ef.Langevin(step_size=0.01), "num_steps": 3, "seed": 1}
+    noise = ef.noise.Gaussian.fit(DATA)
+    buffer = ef.ReplayBuffer(32, (1, 8, 8), init=("uniform", -1.0, 1.0), seed=1)
+    return {
+        "pcd": lambda: ef.PersistentCD(net, buffer=buffer, **chains),
+        "nce": lambda: ef.NCE(net, noise, seed=1),
+        "dsm": lambda: ef.DenoisingScoreMatching(net, sigma=0.3, scaled=True, seed=1),
+        "ssm": lambda: ef.SlicedScoreMatching(net, seed=1),
+        "adance": lambda: ef.AdaptiveNCE(net, buffer=buffer, **chains),
+    }[name]()
+
+
+def trainer(batches, name: str = "pcd", **options) -> Trainer:
+    torch.manual_seed(0)
+    net = ConvNetEnergy(1, 8, (8, 8), (8,), activation="silu")
+    made = objective(name, net)
+    return Trainer(net, made, torch.optim.Adam(made.parameters(), 1e-3), batches, progress=False, **options)
+
+
+@pytest.mark.parametrize("name", ["pcd", "nce", "dsm", "ssm", "adance"])
+def test_autocast(name):
+    """Layers compute in bfloat16, parameters and losses are float32, and the losses are those of float32 to bfloat16's digits."""
+    losses: dict[object, list[float]] = {}
+    for dtype in (None, torch.bfloat16):
+        seen: set[torch.dtype] = set()
+        losses[dtype] = []
+
+        def note(t: Trainer, metrics: dict[str, torch.Tensor], kept=losses[dtype]) -> None:
+            assert metrics["loss"].dtype == torch.float32
+            kept += [metrics["loss"].item(), metrics.get("energy_data", metrics["loss"]).item()]
+
+        run = trainer(BatchStream(DATA, 16), name, autocast=dtype, callbacks=[note])
+        layer = next(m for m in run.module.modules() if isinstance(m, nn.Conv2d))
+        layer.register_forward_hook(lambda _m, _i, out, s=seen: s.add(out.dtype))
+        before = [p.clone() for p in run.module.parameters()]
+        run.fit(3)
+        assert seen == {dtype or torch.float32}
+        assert all(p.dtype == torch.float32 for p in run.module.parameters())
+        assert not all(map(torch.equal, run.module.parameters(), before))
+    plain, mixed = losses.values()
+    assert plain != mixed
+    assert mixed == pytest.approx(plain, rel=0.05, abs=0.02)
+
+
+def test_a_batch_with_a_nan_is_named():
+    data = DATA.clone()
+    data[40, 0, 3, 3] = math.nan
+    for name in ("pcd", "nce", "dsm", "ssm", "adance"):
+        with pytest.raises(FloatingPointError, match="not finite: batch"):
+            trainer(BatchStream(data, 16), name).fit(4)
+
+
+class Ending:
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __next__(self):
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return DATA[:16]
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_batches_that_end(count):
+    with pytest.raises(ValueError, match=f"batches: ended after iteration {count}; expected endless batches"):
+        trainer(Ending(count)).fit(4)
+
+
+def test_parts_that_lack_what_a_trainer_needs():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(DATA), 16)
+    with pytest.raises(TypeError, match=r"batches: expected an object with .*DataLoader; wrap the data in a BatchStream"):
+        trainer(loader)
+    net = ConvNetEnergy(1, 8, (8,), (8,))
+    with pytest.raises(TypeError, match=r"objective: expected an object with .*finish_checks, got function"):
+        Trainer(net, lambda batch: None, torch.optim.SGD(net.parameters(), 0.1), BatchStream(DATA, 16))
+    for dtype in (torch.float16, torch.float64):
+        with pytest.raises(ValueError, match="autocast"):
+            trainer(BatchStream(DATA, 16), autocast=dtype)
