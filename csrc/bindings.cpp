@@ -144,7 +144,7 @@ ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer 
                          Schedule noise_std, Schedule beta, Schedule persistence, int64_t chains, int64_t dim, int energy_kind,
                          std::vector<int64_t> integers, int transition, int64_t steps, int64_t thin, int64_t count,
                          int64_t leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard,
-                         std::vector<double> numbers, uint64_t seed, uint64_t step, uint32_t chain_offset) {
+                         std::vector<double> numbers, uint64_t seed, uint64_t step, uint32_t chain_offset, int precision) {
     ChainParams p{};
     p.stream = {seed, step, 0, chain_offset, at<const int64_t>(rng)};
     p.chains = chains, p.dim = dim, p.steps = steps;
@@ -161,6 +161,7 @@ ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer 
     const double* n = numbers.data();
     p.max_error = n[0], p.heavy_ball = n[1], p.prior_precision = n[2], p.grad_clip = n[3], p.grad_clip_norm = n[4];
     p.step_lo = n[5], p.step_hi = n[6], p.noise_lo = n[7], p.noise_hi = n[8], p.offset = n[9];
+    p.precision = precision;
     return p;
 }
 
@@ -186,6 +187,12 @@ void bind(py::module_& m, const char* name, Params (*make)(Args...), void (*run)
     });
 }
 
+// arguments -> params -> what `ask` says of them
+template <class Params, class Result, class... Args>
+auto with_params(Params (*make)(Args...), Result (*ask)(const Params&)) {
+    return [make, ask](Args... args) { return ask(make(args...)); };
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -198,7 +205,11 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "baoab_cpu", baoab_params, baoab_cpu);
     bind(m, "swap_cpu", swap_params, swap_cpu);
     bind(m, "moments_cpu", moments_params, moments_cpu);
-    py::class_<Schedule>(m, "Schedule").def(py::init(&schedule));
+    py::class_<Schedule>(m, "Schedule")
+        .def(py::init(&schedule))
+        .def_property_readonly("fields", [](const Schedule& s) {
+            return py::make_tuple(s.value, reinterpret_cast<Pointer>(s.at), s.chain_stride, s.step_stride);
+        });
     bind(m, "chain_cpu", chain_params, chain_cpu);
     m.def("math_cpu",
           [](int function, Pointer x, Pointer y, int64_t n) { math_cpu(function, at<const float>(x), at<float>(y), n); });
@@ -217,6 +228,10 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "baoab_cuda", baoab_params, baoab_cuda);
     bind(m, "swap_cuda", swap_params, swap_cuda);
     bind(m, "moments_cuda", moments_params, moments_cuda);
+    py::class_<CudaPlace>(m, "CudaPlace").def(py::init<uintptr_t, uintptr_t>());
+    bind(m, "chain_cuda", chain_params, chain_cuda);
+    m.def("chain_cuda_space", with_params(chain_params, chain_cuda_space));
+    m.def("force_chain_steps", force_chain_steps);
     m.attr("cuda_architectures") = EBM_FAST_CUDA_ARCHS;
 #else
     m.attr("cuda_architectures") = "";

@@ -63,6 +63,7 @@ struct ChainParams {
     double* counters;  // # (n, 5) or null, as metropolis_'s
     float* mean;  // # (n, *event) or null: streaming moments of every step, as moments_'s
     float* squares;
+    int precision;  // of an MLP's matrix products: 0 float32, 1 tf32, 2 bfloat16
 };
 
 }  // namespace ebm_fast

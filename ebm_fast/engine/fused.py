@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.backend import pick, wish
+from ..ops.backend import wish
 from ..ops.backend import why_not as why_not_backend
 from ..ops.chain import chain_
 from .energy import Energy, EnergyFunction
@@ -49,11 +49,11 @@ def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any
         return "the energy is called with a condition"
     if x.dtype != torch.float32:
         return f"the native engine computes in float32, x has dtype {str(x.dtype).removeprefix('torch.')}"
-    asked = wish(backend)
-    if asked not in ("auto", "cpu") or x.device.type != "cpu":
-        return f"there is no whole-chain code of backend {asked!r} on {x.device.type}"
-    if why_not_backend("cpu") or pick(backend, x.device) != "cpu":
-        return why_not_backend("cpu")
+    asked, device = wish(backend), x.device.type
+    if device not in ("cpu", "cuda") or asked not in ("auto", device):
+        return f"there is no whole-chain code of backend {asked!r} on {device}"
+    if reason := why_not_backend(device):
+        return reason
     plan = getattr(sampler, "why_not_fused", None)
     return f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x)
 
