@@ -169,7 +169,7 @@ struct ChainThread {
 constexpr int REGISTER_THREADS = 128, TEAM_THREADS = 256;
 
 template <class Energy, int DIM, TransitionKind KIND>
-__global__ void __launch_bounds__(REGISTER_THREADS) chain_in_registers(const __grid_constant__ ChainLaunch l) {
+__global__ void __launch_bounds__(REGISTER_THREADS, 1) chain_in_registers(const __grid_constant__ ChainLaunch l) {
     EBM_FAST_DYNAMIC_SHARED(memory);
     const int64_t index = static_cast<int64_t>(blockIdx.x) * l.chains + threadIdx.x;
     if (index >= l.c.chains) return;
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(REGISTER_THREADS) chain_in_registers(const __g
 }
 
 template <class Energy>
-__global__ void __launch_bounds__(TEAM_THREADS) chain_in_teams(const __grid_constant__ ChainLaunch l) {
+__global__ void __launch_bounds__(TEAM_THREADS, 1) chain_in_teams(const __grid_constant__ ChainLaunch l) {
     EBM_FAST_DYNAMIC_SHARED(memory);
     float* block = l.space ? l.space + blockIdx.x * l.block_floats : reinterpret_cast<float*>(memory);
     const int thread = threadIdx.x, chain = thread / l.team, quarter = static_cast<int>((l.c.dim + 3) / 4);

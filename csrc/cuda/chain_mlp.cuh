@@ -61,20 +61,18 @@ struct Perceptrons {
     static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy) {
         const int hidden = Mlp::layers(q), chains = tile.chains;
         const auto of = [&](float* rows, int r) -> float& { return rows[r * chains + tile.chain]; };
-        const float *p = q.p + 4, *layers[Mlp::MOST_LAYERS + 1];
-        float* state = tile.scratch;
-        float *h[2], *z = state + filled(q.dim) * chains;
-        h[0] = z, h[1] = h[0] + filled(Mlp::widest(q)) * chains, z = h[1] + filled(Mlp::widest(q)) * chains;
+        const float* p = q.p + 4;
+        const int64_t most = filled(Mlp::widest(q)) * chains;
+        float *state = tile.scratch, *even = state + filled(q.dim) * chains, *odd = even + most, *z = odd + most;
         EBM_FAST_EACH(i, share) of(state, i) = x[i];
         __syncthreads();
         const float* in = state;
         for (int l = 1; l <= hidden; ++l) {
             const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
-            layers[l] = p;
             const float* bias = p + layer_size(rows, columns) - filled(rows);
             Product::run(tile, p, rows, columns, in, [&](int r) { return bias[r]; }, [&](int r, int c, auto v) { put(z, chains, r, c, v); });
             __syncthreads();
-            float* out = h[l & 1];
+            float* out = l & 1 ? odd : even;
             activate_rows<(MODE & GRAD) != 0>(q, tile, rows, z, out);
             __syncthreads();
             in = out;
@@ -93,8 +91,8 @@ struct Perceptrons {
             for (int l = hidden; l >= 1; --l) {
                 const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
                 float* below = l > 1 ? z - filled(columns) * chains : state;
-                const float* w = layers[l] + Product::forward_size(rows, columns);
-                Product::run(tile, w, columns, rows, z, [](int) { return 0.0f; }, [&](int r, int c, auto v) {
+                p -= layer_size(rows, columns);
+                Product::run(tile, p + Product::forward_size(rows, columns), columns, rows, z, [](int) { return 0.0f; }, [&](int r, int c, auto v) {
                     if (l > 1) times(below, chains, r, c, v);
                     else put(below, chains, r, c, v);
                 });

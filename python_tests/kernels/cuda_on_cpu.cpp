@@ -16,7 +16,7 @@
 
 #define __CUDACC__  // the core headers then choose a CUDA thread's value types
 #undef __launch_bounds__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #undef __shared__
 #define __shared__ static  // thread blocks run one at a time
 #undef __grid_constant__
