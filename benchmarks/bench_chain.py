@@ -1,5 +1,5 @@
 """P2 and P3: K Langevin steps on a mixture and on an MLP in one native call, beside the loop that scripts write, that loop
-compiled, and one jitted JAX scan; and HMC on a dense Gaussian.
+compiled, in a CUDA graph (on a GPU), and one jitted JAX scan (on a CPU); and HMC on a dense Gaussian.
 
 The floor of the mixture is arithmetic: a Philox block, a Box-Muller pair and M exponentials for each chain and step; the row
 "floor" times the first two alone (Langevin on a diagonal Gaussian). That of the MLP and the dense Gaussian are the
@@ -18,10 +18,24 @@ import torch
 from torch import Tensor
 
 import ebm_fast as ef
+from ebm_fast.ops.backend import why_not
 
 STEP_SIZE, NOISE_STD = 0.01, 0.1
 E = ef.energies
 GEMM = 512
+
+
+def graphed(energy: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Callable[[], object]:
+    """The mended loop in a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        mended(energy, start, steps)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        mended(energy, start, steps)
+    return graph.replay
 
 
 def mixture() -> Any:
@@ -90,15 +104,20 @@ def check(energy: Any, start: Tensor) -> None:
     torch.testing.assert_close(ef.langevin_(start.clone(), energy, strategy="fused", **options), truth, rtol=1e-4, atol=1e-4)
 
 
+def needs_code(device: str) -> None:
+    if why_not(device):
+        pytest.skip(why_not(device))
+
+
 def race(case: str, energy: Any, chains: int, steps: int, flops: float, device: str, seconds: float, record: Any) -> None:
-    if device != "cpu":
-        pytest.skip("whole chains run on the CPU")
-    start = torch.randn(chains, energy.dim, generator=torch.Generator().manual_seed(1))
+    needs_code(device)
+    energy = energy.to(device)
+    start = torch.randn(chains, energy.dim, generator=torch.Generator().manual_seed(1)).to(device)
     check(energy, start[:500])
     x, y = start.clone(), start.clone()
     options = {"num_steps": steps, "step_size": STEP_SIZE, "noise_std": NOISE_STD, "seed": 1}
-    compiled, plain = torch.compile(energy, dynamic=False), E.Gaussian(torch.zeros(2), variance=torch.ones(2))
-    a = torch.randn(GEMM, GEMM)
+    compiled, plain = torch.compile(energy, dynamic=False), E.Gaussian(torch.zeros(2), variance=torch.ones(2)).to(device)
+    a = torch.randn(GEMM, GEMM, device=device)
     calls: dict[str, Callable[[], object]] = {
         "ebm_fast": lambda: ef.langevin_(x, energy, strategy="fused", **options),
         "step": lambda: ef.langevin_(x, energy, strategy="step", **options),
@@ -107,7 +126,9 @@ def race(case: str, energy: Any, chains: int, steps: int, flops: float, device: 
         "floor": lambda: ef.langevin_(y, plain, strategy="fused", **options),
         "sgemm": lambda: torch.mm(a, a),
     }
-    if (jax := jax_chain(energy, start, steps)) is not None:
+    if device == "cuda":
+        calls["graph"] = graphed(energy, start, steps)
+    elif (jax := jax_chain(energy, start, steps)) is not None:
         calls["jax"] = jax
     result = harness.race(calls, seconds=seconds, device=device)
     per = {name: result.median(name) / chains / steps * 1e9 for name in calls if name != "sgemm"}
@@ -131,15 +152,14 @@ def test_network(chains, device, seconds, record):
 
 def test_dense_gaussian(device, seconds, record):
     """HMC, L = 10, 256 chains, d = 100, a proposal: BlackJAX took 1.73 ms."""
-    if device != "cpu":
-        pytest.skip("whole chains run on the CPU")
+    needs_code(device)
     d, n, leapfrogs, proposals = 100, 256, 10, 5
     root = torch.randn(d, d, generator=torch.Generator().manual_seed(0))
-    energy = E.Gaussian(torch.zeros(d), covariance=root @ root.T / d + torch.eye(d))
-    x0, sampler = torch.randn(n, d, generator=torch.Generator().manual_seed(1)), ef.HMC(0.2, leapfrogs)
+    energy = E.Gaussian(torch.zeros(d), covariance=root @ root.T / d + torch.eye(d)).to(device)
+    x0, sampler = torch.randn(n, d, generator=torch.Generator().manual_seed(1)).to(device), ef.HMC(0.2, leapfrogs)
     runs = [ef.sample(energy, sampler, x0, num_steps=10, seed=1, strategy=s).final for s in ("fused", "reference")]
     torch.testing.assert_close(*runs, rtol=1e-4, atol=1e-4)
-    a = torch.randn(GEMM, GEMM)
+    a = torch.randn(GEMM, GEMM, device=device)
     options: dict[str, Any] = {"num_steps": proposals, "seed": 1, "record": False, "record_energy": False}
     calls: dict[str, Callable[[], object]] = {
         "ebm_fast": lambda: ef.sample(energy, sampler, x0, strategy="fused", **options),

@@ -169,7 +169,7 @@ struct ChainThread {
 constexpr int REGISTER_THREADS = 128, TEAM_THREADS = 256;
 
 template <class Energy, int DIM, TransitionKind KIND>
-__global__ void __launch_bounds__(REGISTER_THREADS, 1) chain_in_registers(const __grid_constant__ ChainLaunch l) {
+__global__ void __launch_bounds__(REGISTER_THREADS, 4) chain_in_registers(const __grid_constant__ ChainLaunch l) {
     EBM_FAST_DYNAMIC_SHARED(memory);
     const int64_t index = static_cast<int64_t>(blockIdx.x) * l.chains + threadIdx.x;
     if (index >= l.c.chains) return;
