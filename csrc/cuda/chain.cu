@@ -35,7 +35,7 @@ const ChainEnergy& energy_of(const ChainParams& c) {
 // Threads that share a chain: by the event's size alone, since sums depend on it.
 int team_of(const ChainEnergy& energy, int64_t dim) {
     if (energy.together) return dim <= 256 ? 8 : 32;
-    if (dim <= energy.registers) return 0;
+    if (dim < 32 && (energy.registers >> dim & 1u)) return 0;
     return dim <= 8 ? 1 : dim <= 32 ? 4 : dim <= 64 ? 8 : dim <= 4096 ? 32 : 256;
 }
 

@@ -23,6 +23,14 @@ struct Tile {
     int thread, threads;
 };
 
+// A function of its own: inlined at each of its ten calls it would take the compiler most of its time.
+template <class Energy, int MODE>
+__device__ __noinline__ float evaluate_together(const float* p, const int64_t* integers, Tile tile, Team share, Row x, Row grad,
+                                                float energy) {
+    Energy::template evaluate<MODE>(EnergyView{p, share.dim, integers}, tile, share, x, grad, energy);
+    return energy;
+}
+
 template <class Energy, class Share, class Events>
 struct ChainThread {
     const ChainParams& c;
@@ -54,7 +62,7 @@ struct ChainThread {
 
     template <int MODE> __device__ void evaluate(Events x, Events grad, float* energy) {
         if constexpr (Energy::TOGETHER > 0) {
-            Energy::template evaluate<MODE>(view, tile, share, x, grad, *energy);
+            *energy = evaluate_together<Energy, MODE>(view.p, view.integers, tile, share, x, grad, *energy);
         } else {
             share.sync();
             Energy::Core::template evaluate<float, 1, MODE>(view, share, x, grad, energy, scratch);
@@ -181,7 +189,7 @@ __global__ void __launch_bounds__(REGISTER_THREADS, 4) chain_in_registers(const 
 }
 
 template <class Energy>
-__global__ void __launch_bounds__(TEAM_THREADS, 1) chain_in_teams(const __grid_constant__ ChainLaunch l) {
+__global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER ? 1 : 2) chain_in_teams(const __grid_constant__ ChainLaunch l) {
     EBM_FAST_DYNAMIC_SHARED(memory);
     float* block = l.space ? l.space + blockIdx.x * l.block_floats : reinterpret_cast<float*>(memory);
     const int thread = threadIdx.x, chain = thread / l.team, quarter = static_cast<int>((l.c.dim + 3) / 4);
@@ -258,9 +266,8 @@ ChainEnergy chain_energy() {
         if (l.team) return start(chain_in_teams<E>, blocks, threads, bytes, stream, l);
         ((l.c.dim == DIMS ? run_in_registers<E, DIMS>(l, blocks, threads, bytes, stream) : void()), ...);
     };
-    int most = 0;
-    ((most = DIMS > most ? DIMS : most), ...);
-    return {E::TOGETHER, most, E::packed, E::scratch, E::work, Packer<E>::function, run};
+    constexpr unsigned registers = ((1u << DIMS) | ... | 0u);
+    return {E::TOGETHER, registers, E::packed, E::scratch, E::work, Packer<E>::function, run};
 }
 
 }  // namespace

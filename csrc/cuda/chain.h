@@ -5,7 +5,7 @@
 
 namespace ebm_fast {
 
-// Events of one or two elements (`team` 0): a thread has a chain, its state in registers. Others: `team` threads have a chain, whose
+// `team` 0, for events of one or two elements: a thread has a chain, its state in registers. Else `team` threads have a chain, whose
 // arrays lie in shared memory, or in the workspace where they are too long.
 struct ChainLaunch {
     ChainParams c;
@@ -23,7 +23,7 @@ enum Slot { STATE, SLOPE, MOMENTUM, PROPOSAL, PROPOSAL_SLOPE, BEFORE, MEAN, SQUA
 
 struct ChainEnergy {
     int together;             // the threads of a block evaluate all its chains together, at least so many; 0: chain by chain
-    int registers;            // events of up to this many elements have a kernel with a thread a chain
+    unsigned registers;       // bit d: events of d elements have a kernel with a thread a chain
     int64_t (*packed)(const ChainParams&);                // floats of the parameters as the kernel reads them, 0: as they are
     int64_t (*scratch)(const ChainParams&, int chains);   // floats that a block of so many chains needs
     double (*work)(const ChainParams&);                   // operations of one evaluation, roughly

@@ -19,6 +19,6 @@ struct Mixtures {
 
 }  // namespace
 
-const ChainEnergy mixture_chain = chain_energy<Mixtures, 1, 2>();
+const ChainEnergy mixture_chain = chain_energy<Mixtures, 2>();
 
 }  // namespace ebm_fast

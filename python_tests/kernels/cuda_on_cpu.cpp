@@ -3,6 +3,7 @@
 // synchronise, `run_together(...)`: each thread of a block is then a context of its own, and all of them go on to the next meeting
 // in turn. Without LAUNCH: the
 // whole chain, whose sources are compiled one by one, all but the launcher's as a PART (see chain_emulation.py).
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -145,6 +146,7 @@ extern "C" cudaError_t cudaGetLastError() { return cudaSuccess; }
 extern "C" const char* cudaGetErrorString(cudaError_t) { return ""; }
 #endif
 
+#define __noinline__ __attribute__((noinline))  // after all of the standard library, which has the word for itself
 #include SOURCE  // one of csrc/cuda/*.cu
 
 #if defined(LAUNCH)

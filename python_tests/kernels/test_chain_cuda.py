@@ -97,6 +97,7 @@ SIZES: dict[str, tuple[SimpleNamespace, float]] = {
     "rosenbrock 45": (descriptor("rosenbrock", 45, (), 1.0, 5.0), 0.01),
     "funnel 2": (descriptor("funnel", 2, (), 3.0), 0.1),
     "funnel 90": (descriptor("funnel", 90, (), 3.0), 0.02),
+    "ring 1": (descriptor("ring", 1, (), 2.0, 0.5), 0.1),
     "ring 27": (descriptor("ring", 27, (), 5.0, 0.5), 0.05),
     "phi four 63": (descriptor("phi_four", 63, (7, 9), -0.5, 0.3), 0.05),
     "phi four 300": (descriptor("phi_four", 300, (12, 25), -0.5, 0.3), 0.03),
@@ -130,7 +131,7 @@ def test_events_of_every_size(name, move, fast):
     """Sums over a team's threads are in an order of their own."""
     target, size = SIZES[name]
     n = 2 if target.dim > 1000 else N
-    options = options_of(move, size)
+    options = options_of(move, size) | {"steps": 5 if target.dim > 100 else K}
     assert_same_chain(fast(target, start(target, n), **options), on_cpu(target, start(target, n), **options))
 
 
@@ -168,7 +169,7 @@ def everything(target: SimpleNamespace, n: int) -> dict[str, Tensor]:
 def test_launches_batches_and_memory_change_no_bit(name, move, fast, runner):
     target, size = SIZES[name]
     n = 2 if target.dim > 1000 else N
-    options, x = options_of(move, size) | {"thin": 3, "count": 5}, start(target, n)
+    options, x = options_of(move, size) | {"thin": 3, "count": 5, "steps": 11}, start(target, n)
     whole = fast(target, x, **options, **everything(target, n))
     limit(runner, 4)  # which is no multiple of `thin`
     assert_same_bits(fast(target, x, **options, **everything(target, n)), whole)
