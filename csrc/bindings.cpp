@@ -207,11 +207,9 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "baoab_cpu", baoab_params, baoab_cpu);
     bind(m, "swap_cpu", swap_params, swap_cpu);
     bind(m, "moments_cpu", moments_params, moments_cpu);
-    py::class_<Schedule>(m, "Schedule")
-        .def(py::init(&schedule))
-        .def_property_readonly("fields", [](const Schedule& s) {
-            return py::make_tuple(s.value, reinterpret_cast<Pointer>(s.at), s.chain_stride, s.step_stride);
-        });
+    py::class_<Schedule>(m, "Schedule").def(py::init(&schedule)).def_property_readonly("fields", [](const Schedule& s) {
+        return py::make_tuple(s.value, reinterpret_cast<Pointer>(s.at), s.chain_stride, s.step_stride);
+    });
     bind(m, "chain_cpu", chain_params, chain_cpu);
     m.def("math_cpu",
           [](int function, Pointer x, Pointer y, int64_t n) { math_cpu(function, at<const float>(x), at<float>(y), n); });

@@ -60,7 +60,8 @@ class ChainOnCpu:
         values |= dict(zip(NUMBERS, values.pop("numbers"))) | {"precision": native.PRECISIONS.index(self.precision)}
         kind = self.structures["ChainParams"]
         fields = dict(kind._fields_)  # type: ignore[arg-type]
-        stream = self.structures["Stream"](values.pop("seed"), values.pop("step"), 0, values.pop("chain_offset"), values.pop("rng"))
+        seed, step, chain_offset, rng = (values.pop(name) for name in ("seed", "step", "chain_offset", "rng"))
+        stream = self.structures["Stream"](seed, step, 0, chain_offset, rng)
         for name in ("step_size", "noise_std", "beta", "persistence"):
             values[name] = self.structures["Schedule"](*values[name].fields)
         integers = values.pop("integers")

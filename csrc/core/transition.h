@@ -85,8 +85,8 @@ HD inline void keep(const Share& share, const typename Bits<V>::Mask (&accepted)
 
 // x' = x + tau sigma z, accepted or not
 template <class V, int G, class Machine, class Row>
-HD inline void random_walk_step(Machine& machine, const ChainParams& c, const Arrays<V, Row>& a, const Numbers<V, G>& now, int64_t t,
-                                Status<V, G>& status) {
+HD inline void random_walk_step(Machine& machine, const ChainParams& c, const Arrays<V, Row>& a, const Numbers<V, G>& now,
+                                int64_t t, Status<V, G>& status) {
     const auto& share = machine.share;
     machine.normals(a.proposal, t, PURPOSE_PROPOSAL);
     EBM_FAST_EACH(i, share) {
@@ -170,8 +170,7 @@ HD inline double reach(const ChainParams& c, double stretch, double s, double no
     }
     if (c.transition == TransitionKind::baoab) return x + s * stretch * (speed + s * stretch * slope + noise);
     const double area = s * stretch * stretch, drag = c.prior_precision < 0.0 ? -c.prior_precision : c.prior_precision;
-    return x * (1.0 + area * drag) + area * slope + (c.heavy_ball < 0.0 ? -c.heavy_ball : c.heavy_ball) * speed +
-           stretch * noise;
+    return x * (1.0 + area * drag) + area * slope + (c.heavy_ball < 0.0 ? -c.heavy_ball : c.heavy_ball) * speed + stretch * noise;
 }
 
 // Langevin's and BAOAB's guard: chains whose energy is not finite, or whose next state could leave float32's range, are frozen.
@@ -264,8 +263,8 @@ HD inline void langevin_move(const Share& share, const ChainParams& c, const Arr
 
 // The gradient-first step needs energy and gradient at x (and leaves them behind: see the driver); noise-first evaluates inside.
 template <class V, int G, class Machine, class Row>
-HD inline void langevin_step(Machine& machine, const ChainParams& c, const Arrays<V, Row>& a, const Numbers<V, G>& now, bool noisy,
-                             int64_t t, Status<V, G>& status) {
+HD inline void langevin_step(Machine& machine, const ChainParams& c, const Arrays<V, Row>& a, const Numbers<V, G>& now,
+                             bool noisy, int64_t t, Status<V, G>& status) {
     const auto& share = machine.share;
     V shrink[G], norm[G];
     EBM_FAST_UNROLL

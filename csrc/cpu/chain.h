@@ -37,10 +37,12 @@ constexpr EnergyEntry<G> matrix_entry() {
 
 // in the order of EnergyKind
 template <int G>
-constexpr EnergyEntry<G> ENERGIES[] = {
-    entry<G, GaussianDiagonal>(), matrix_entry<G, GaussianDense>(),      entry<G, Mixture>(),      entry<G, Gamma>(),
-    entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),                entry<G, Funnel>(),       entry<G, Ring>(),
-    entry<G, PhiFour>(),          matrix_entry<G, LogisticRegression>(), entry<G, EightSchools>(), matrix_entry<G, Mlp>()};
+constexpr EnergyEntry<G> ENERGIES[] = {entry<G, GaussianDiagonal>(), matrix_entry<G, GaussianDense>(),
+                                       entry<G, Mixture>(),          entry<G, Gamma>(),
+                                       entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),
+                                       entry<G, Funnel>(),           entry<G, Ring>(),
+                                       entry<G, PhiFour>(),          matrix_entry<G, LogisticRegression>(),
+                                       entry<G, EightSchools>(),     matrix_entry<G, Mlp>()};
 
 inline EnergyView energy_view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers}; }
 
@@ -211,8 +213,8 @@ struct ChainTile {
                 const double xi = a.x[i * G + g][k], gi = a.grad[i * G + g][k], vi = c.momentum ? a.momentum[i * G + g][k] : 0.0f;
                 x += xi * xi, slope += gi * gi, speed += vi * vi;
             }
-            const double most = reach(c, stretch, at.step_size[g][k], at.noise_std[g][k], __builtin_sqrt(x), __builtin_sqrt(slope),
-                                      __builtin_sqrt(speed));
+            const double most = reach(c, stretch, at.step_size[g][k], at.noise_std[g][k], __builtin_sqrt(x),
+                                      __builtin_sqrt(slope), __builtin_sqrt(speed));
             const float e = status.energy[g][k];
             if (e - e == 0.0f && most <= 3.4028234663852886e38) continue;
             status.frozen[g][k] = -1;

@@ -11,7 +11,7 @@ namespace {
 
 constexpr char NAME[] = "chain_cuda";
 constexpr int64_t ALIGN = 64;                     // floats: parts of the workspace begin at multiples of 256 bytes
-constexpr double SECONDS = 0.2, OPERATIONS_PER_SECOND = 2e12, SECONDS_PER_SERIAL_OPERATION = 1e-8;      // of a launch; pessimistic
+constexpr double SECONDS = 0.2, OPERATIONS_PER_SECOND = 2e12, SECONDS_PER_SERIAL_OPERATION = 1e-8;  // of a launch; pessimistic
 int64_t most_steps = int64_t(1) << 62;
 
 const ChainEnergy& energy_of(const ChainParams& c) {
@@ -59,21 +59,27 @@ Plan plan(const ChainEnergy& energy, ChainLaunch& l) {
     if (c.dim > int64_t(1) << 24) throw std::runtime_error("chain_cuda: an event may have at most 2^24 elements");
     const bool langevin = c.transition == TransitionKind::langevin, hmc = c.transition == TransitionKind::hmc;
     const bool walk = c.transition == TransitionKind::random_walk;
-    const bool used[8] = {true,        !walk, hmc || c.momentum != nullptr, !langevin || c.noise_std.at || c.noise_std.value != 0.0,
-                          hmc || walk, hmc && c.flip, c.mean != nullptr, c.mean != nullptr};
+    const bool used[8] = {true,
+                          !walk,
+                          hmc || c.momentum != nullptr,
+                          !langevin || c.noise_std.at || c.noise_std.value != 0.0,
+                          hmc || walk,
+                          hmc && c.flip,
+                          c.mean != nullptr,
+                          c.mean != nullptr};
     l.arrays = 0;
     for (int k = 0; k < 8; ++k) l.slots[k] = used[k] ? l.arrays++ : 0;
     l.team = team_of(energy, c.dim);
     const int team = std::max(l.team, 1), most_chains = l.team == 0 ? 128 : std::max((energy.together ? 256 : 128) / team, 1);
     const int fewest = std::max(energy.together, std::max(32 / team, 1));
     const int64_t quads = (c.dim + 3) / 4 * 4;
-    l.stride = 0;                                 // neighbouring threads then use different banks of shared memory
+    l.stride = 0;  // neighbouring threads then use different banks of shared memory
     if (l.team) l.stride = static_cast<int>(team < 32 ? team * ((quads + team - 1) / team | 1) : quads);
     if (l.team == 0) l.arrays = 0;
     const auto floats = [&](int chains) { return l.arrays * int64_t(l.stride) * chains + energy.scratch(c, chains); };
     const int64_t processors = attribute(cudaDevAttrMultiProcessorCount);
     const int64_t most_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 2048, wide_bytes = most_bytes / 2;
-    int chains = most_chains;                     // fewer where that gives every processor work, or memory asks for it
+    int chains = most_chains;  // fewer where that gives every processor work, or memory asks for it
     while (chains > fewest && ((c.chains + chains - 1) / chains < 2 * processors || floats(chains) * 4 > wide_bytes)) chains /= 2;
     l.chains = chains;
     l.block_floats = aligned_up(floats(chains));
@@ -119,7 +125,7 @@ void chain_cuda(const ChainParams& c, CudaPlace place) {
     if (p.packed) energy.pack(l, space, p.packed, stream), l.parameters = space;
     l.space = p.shared_bytes == 0 && p.space_floats > aligned_up(p.packed) ? space + aligned_up(p.packed) : nullptr;
     const int64_t most = steps_at_once(energy, l);
-    const bool carries = c.finish && c.energy && (c.grad || !needs_grad(c, c.transition));      // else evaluated anew: same bits
+    const bool carries = c.finish && c.energy && (c.grad || !needs_grad(c, c.transition));  // else evaluated anew: same bits
     for (l.begin = 0; l.begin < c.steps; l.begin = l.end) {
         l.end = std::min(c.steps, l.begin + most);
         l.carried = l.begin == 0 ? c.carried : carries;

@@ -19,7 +19,7 @@ struct Column {
 // The chains of a thread block, for energies that are evaluated for all of them at once.
 struct Tile {
     float* scratch;
-    int chains, chain;        // chain: this thread's
+    int chains, chain;  // chain: this thread's
     int thread, threads;
 };
 
@@ -38,10 +38,10 @@ struct ChainThread {
     const Tile tile;
     const EnergyView view;
     const Counter key;
-    const int64_t index;      // of the chain in memory
-    const Column scratch;     // of the chain
+    const int64_t index;  // of the chain in memory
+    const Column scratch;  // of the chain
     uint64_t first_step;
-    double stretch = 1.0;     // largest element of the scale
+    double stretch = 1.0;  // largest element of the scale
     Numbers<float, 1> now;
 
     __device__ ChainThread(const ChainLaunch& l, const Share& mine, const Tile& block, int64_t chain, const Column& own)
@@ -137,7 +137,7 @@ struct ChainThread {
         double* totals[] = {&status.probability_sum[0], &status.accepted[0], &status.divergent[0], &status.probability[0],
                             &status.hamiltonian[0]};
         if (c.counters) EBM_FAST_UNROLL
-            for (int k = 0; k < COUNTERS; ++k) *totals[k] = c.counters[index * COUNTERS + k];
+        for (int k = 0; k < COUNTERS; ++k) *totals[k] = c.counters[index * COUNTERS + k];
         if (c.norm_sum) status.norm_sum[0] = c.norm_sum[index];
         if (l.carried) {
             status.energy[0] = c.energy[index];
@@ -147,7 +147,7 @@ struct ChainThread {
         } else if (kind == TransitionKind::random_walk) {
             evaluate<VALUE>(a.x, a.grad, status.energy);
         }
-        int64_t row = l.begin / c.thin, wait = (row + 1) * c.thin - l.begin;      // steps until the next one that is recorded
+        int64_t row = l.begin / c.thin, wait = (row + 1) * c.thin - l.begin;  // steps until the next one that is recorded
         for (int64_t t = l.begin; t < l.end; ++t) {
             numbers_at(t);
             const bool recorded = --wait == 0;
@@ -169,7 +169,7 @@ struct ChainThread {
         if (!leads) return;
         if (c.energy) c.energy[index] = status.energy[0];
         if (c.counters) EBM_FAST_UNROLL
-            for (int k = 0; k < COUNTERS; ++k) c.counters[index * COUNTERS + k] = *totals[k];
+        for (int k = 0; k < COUNTERS; ++k) c.counters[index * COUNTERS + k] = *totals[k];
         if (c.norm_sum) c.norm_sum[index] = status.norm_sum[0];
     }
 };
@@ -218,7 +218,9 @@ template <class Kernel, class... Args>
 void start(Kernel kernel, int64_t blocks, int threads, int64_t bytes, cudaStream_t stream, const Args&... args) {
     if (blocks > 0x7FFFFFFF) throw std::runtime_error("chain_cuda: at most 2^31 - 1 thread blocks, so fewer chains");
     if (bytes > 48 * 1024)
-        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), "chain_cuda");
+        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(bytes)),
+              "chain_cuda");
     const unsigned grid = static_cast<unsigned>(blocks);
     kernel<<<grid, threads, bytes, stream>>>(args...);
     check(cudaGetLastError(), "chain_cuda");

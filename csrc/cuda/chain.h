@@ -10,23 +10,23 @@ namespace ebm_fast {
 struct ChainLaunch {
     ChainParams c;
     const float* parameters;  // as the kernel reads them
-    float* space;             // # (blocks, block_floats), or null: shared memory
+    float* space;  // # (blocks, block_floats), or null: shared memory
     int64_t block_floats;
-    int64_t begin, end;       // steps of this launch
+    int64_t begin, end;  // steps of this launch
     bool carried, finish;
-    int team, chains;         // threads a chain, chains a block
-    int slots[8];             // number of each array in a block's space, in the order of `Slot`
-    int stride, arrays;       // floats between the chains of an array; number of arrays
+    int team, chains;  // threads a chain, chains a block
+    int slots[8];  // number of each array in a block's space, in the order of `Slot`
+    int stride, arrays;  // floats between the chains of an array; number of arrays
 };
 
 enum Slot { STATE, SLOPE, MOMENTUM, PROPOSAL, PROPOSAL_SLOPE, BEFORE, MEAN, SQUARES };
 
 struct ChainEnergy {
-    int together;             // the threads of a block evaluate all its chains together, at least so many; 0: chain by chain
-    unsigned registers;       // bit d: events of d elements have a kernel with a thread a chain
-    int64_t (*packed)(const ChainParams&);                // floats of the parameters as the kernel reads them, 0: as they are
-    int64_t (*scratch)(const ChainParams&, int chains);   // floats that a block of so many chains needs
-    double (*work)(const ChainParams&);                   // operations of one evaluation, roughly
+    int together;  // the threads of a block evaluate all its chains together, at least so many; 0: chain by chain
+    unsigned registers;  // bit d: events of d elements have a kernel with a thread a chain
+    int64_t (*packed)(const ChainParams&);  // floats of the parameters as the kernel reads them, 0: as they are
+    int64_t (*scratch)(const ChainParams&, int chains);  // floats that a block of so many chains needs
+    double (*work)(const ChainParams&);  // operations of one evaluation, roughly
     void (*pack)(const ChainLaunch&, float* out, int64_t count, cudaStream_t);
     void (*run)(const ChainLaunch&, int64_t blocks, int threads, int64_t shared_bytes, cudaStream_t);
 };

@@ -22,8 +22,9 @@ struct DenseGaussians {
         float *y = tile.scratch, *product = y + up_to_four(q.dim) * tile.chains;
         EBM_FAST_EACH(i, share) y[i * tile.chains + tile.chain] = x[i] - mu[i];
         __syncthreads();
-        tile_product(tile, q.p, q.dim, q.dim, y, [](int, int) { return float4{}; },
-                     [&](int r, int c, float4 v) { four_at(product, tile.chains, r, c) = v; });
+        tile_product(
+            tile, q.p, q.dim, q.dim, y, [](int, int) { return float4{}; },
+            [&](int r, int c, float4 v) { four_at(product, tile.chains, r, c) = v; });
         __syncthreads();
         double sum = 0.0;
         EBM_FAST_EACH(i, share) {
@@ -55,7 +56,9 @@ struct LogisticRegressions {
         return i < backward_size(rows(c), c.dim) ? filled_up(s, rows(c), c.dim, false, i) : c.parameters[0];
     }
     static HD int64_t scratch(const ChainParams& c, int chains) { return (2 * up_to_four(c.dim) + ROWS) * chains; }
-    static double work(const ChainParams& c) { return static_cast<double>(c.integers[0]) * (3.0 * static_cast<double>(c.dim) + 60.0); }
+    static double work(const ChainParams& c) {
+        return static_cast<double>(c.integers[0]) * (3.0 * static_cast<double>(c.dim) + 60.0);
+    }
 
     template <int MODE>
     static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy) {
@@ -71,8 +74,9 @@ struct LogisticRegressions {
         __syncthreads();
         for (int n = 0; n < all; n += ROWS) {
             const int rows = all - n < ROWS ? all - n : ROWS;
-            tile_product(tile, forward + static_cast<int64_t>(n) * q.dim, ROWS, q.dim, state, [](int, int) { return float4{}; },
-                         [&](int r, int c, float4 v) { four_at(margins, chains, r, c) = v; });
+            tile_product(
+                tile, forward + static_cast<int64_t>(n) * q.dim, ROWS, q.dim, state, [](int, int) { return float4{}; },
+                [&](int r, int c, float4 v) { four_at(margins, chains, r, c) = v; });
             __syncthreads();
             for (int r = share.index(); r < rows; r += share.size()) {
                 float& z = margins[r * chains + tile.chain];
@@ -95,8 +99,7 @@ struct LogisticRegressions {
         if (MODE & GRAD) {
             EBM_FAST_EACH(i, share) grad[i] = slopes[i * chains + tile.chain];
         }
-        if (MODE & VALUE)
-            energy = static_cast<float>(share.sum(sum) + (0.5 * static_cast<double>(prior)) * share.sum(squares));
+        if (MODE & VALUE) energy = static_cast<float>(share.sum(sum) + (0.5 * static_cast<double>(prior)) * share.sum(squares));
         __syncthreads();      // the slopes are read before they are written again
     }
 };

@@ -70,7 +70,9 @@ struct Perceptrons {
         for (int l = 1; l <= hidden; ++l) {
             const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
             const float* bias = p + layer_size(rows, columns) - filled(rows);
-            Product::run(tile, p, rows, columns, in, [&](int r) { return bias[r]; }, [&](int r, int c, auto v) { put(z, chains, r, c, v); });
+            Product::run(
+                tile, p, rows, columns, in, [&](int r) { return bias[r]; },
+                [&](int r, int c, auto v) { put(z, chains, r, c, v); });
             __syncthreads();
             float* out = l & 1 ? odd : even;
             activate_rows<(MODE & GRAD) != 0>(q, tile, rows, z, out);
@@ -92,10 +94,12 @@ struct Perceptrons {
                 const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
                 float* below = l > 1 ? z - filled(columns) * chains : state;
                 p -= layer_size(rows, columns);
-                Product::run(tile, p + Product::forward_size(rows, columns), columns, rows, z, [](int) { return 0.0f; }, [&](int r, int c, auto v) {
-                    if (l > 1) times(below, chains, r, c, v);
-                    else put(below, chains, r, c, v);
-                });
+                Product::run(
+                    tile, p + Product::forward_size(rows, columns), columns, rows, z, [](int) { return 0.0f; },
+                    [&](int r, int c, auto v) {
+                        if (l > 1) times(below, chains, r, c, v);
+                        else put(below, chains, r, c, v);
+                    });
                 __syncthreads();
                 z = below;
             }

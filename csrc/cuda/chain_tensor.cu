@@ -5,7 +5,7 @@
 namespace ebm_fast {
 namespace {
 
-constexpr int ROWS = 16, MOST_TILES = 4;      // rows of a warp's tile; tiles of eight chains side by side
+constexpr int ROWS = 16, MOST_TILES = 4;  // rows of a warp's tile; tiles of eight chains side by side
 
 HD inline uint32_t word_of(float a) { return static_cast<uint32_t>(float_to_bits(a)); }
 // Rounded to 10 bits behind the point, ties away from zero, as cvt.rna.tf32

@@ -21,6 +21,6 @@ struct CudaPlace {
 };
 int64_t chain_cuda_space(const ChainParams& params);
 void chain_cuda(const ChainParams& params, CudaPlace place);
-void force_chain_steps(int64_t most);      // for tests: at most so many steps a launch; 0: as many as fit the time
+void force_chain_steps(int64_t most);  // for tests: at most so many steps a launch; 0: as many as fit the time
 
 }  // namespace ebm_fast

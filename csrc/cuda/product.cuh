@@ -36,7 +36,7 @@ __device__ inline void tile_product(const Tile& tile, const float* w, int rows, 
             const float a[4] = {a4.x, a4.y, a4.z, a4.w}, b[4] = {b4.x, b4.y, b4.z, b4.w};
             EBM_FAST_UNROLL
             for (int r = 0; r < 4; ++r) EBM_FAST_UNROLL
-                for (int c = 0; c < 4; ++c) acc[r][c] = fma(a[r], b[c], acc[r][c]);
+            for (int c = 0; c < 4; ++c) acc[r][c] = fma(a[r], b[c], acc[r][c]);
         }
         EBM_FAST_UNROLL
         for (int r = 0; r < 4; ++r) sink(r0 + r, c0, float4{acc[r][0], acc[r][1], acc[r][2], acc[r][3]});

@@ -25,7 +25,8 @@ struct Team {
     __device__ int size() const { return width; }
 
     template <class Op> __device__ double reduce(double a, const Op& op) const {
-        for (int offset = (width < 32 ? width : 32) / 2; offset > 0; offset /= 2) a = op(a, __shfl_xor_sync(ALL_LANES, a, offset));
+        for (int offset = (width < 32 ? width : 32) / 2; offset > 0; offset /= 2)
+            a = op(a, __shfl_xor_sync(ALL_LANES, a, offset));
         if (width <= 32) return a;
         __shared__ double part[8];
         if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = a;

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..ops.chain import PACKED
 
+
 @dataclass(frozen=True, eq=False)
 class Descriptor:
     """E(x) = native(kind, dim, integers, parameters; x) + offset, with x flattened to dim numbers.

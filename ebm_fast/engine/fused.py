@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.backend import wish
 from ..ops.backend import why_not as why_not_backend
+from ..ops.backend import wish
 from ..ops.chain import chain_
 from .energy import Energy, EnergyFunction
 from .state import ChainState, StepInfo

@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 import torch
 from chain_emulation import SHARED_BYTES, ChainOnCpu
-from ops.test_chain import LANGEVIN, MOVES, TARGETS, assert_same_chain, descriptor, mlp, normal, run, spd, start, step_of
+from ops.test_chain import (
+    LANGEVIN,
+    MOVES,
+    TARGETS,
+    assert_same_chain,
+    descriptor,
+    mlp,
+    normal,
+    run,
+    spd,
+    start,
+    step_of,
+)
 from torch import Tensor
 
 import ebm_fast as ef
@@ -197,7 +209,8 @@ def test_carried_energies_moments_and_counters_go_on(move, fast):
     target, size = SIZES["diagonal 27"]
     kept: list[dict[str, Any]] = []
     for do in (fast, on_cpu):
-        state: dict[str, Any] = {"energy": torch.full((N,), math.nan), "grad": torch.full((N, 27), math.nan), **everything(target, N)}
+        state: dict[str, Any] = {"energy": torch.full((N,), math.nan), "grad": torch.full((N, 27), math.nan)}
+        state |= everything(target, N)
         first = do(target, start(target, N), **options_of(move, size), **state, carried=False)
         names = ("counters", "norm_sum", "momentum", "divergence_step")
         state |= {name: getattr(first, name) for name in names if hasattr(first, name)}
@@ -242,7 +255,7 @@ def rounded_mlp(target: SimpleNamespace, x: Tensor, precision: str) -> tuple[Ten
     """E and its gradient with both factors of every hidden layer's product rounded, sums exact; tanh."""
     sizes, at, layers = (target.dim, *target.integers[2:]), 1, []
     for columns, rows in zip(sizes, (*sizes[1:], 1)):
-        w, b = target.parameters[at:].double().split([rows * columns, rows, len(target.parameters) - at - rows * (columns + 1)])[:2]
+        w, b = target.parameters[at:].double()[: rows * (columns + 1)].split([rows * columns, rows])
         layers.append((w.view(rows, columns), b))
         at += rows * (columns + 1)
     h, slopes = x.double(), []
