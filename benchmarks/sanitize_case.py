@@ -19,7 +19,8 @@ def chains(device: str) -> int:
     targets = [
         energies.GaussianMixture(torch.randn(5, 2), 0.8), energies.Rosenbrock(2, 1.0, 5.0), energies.Funnel(40),
         energies.Gaussian(torch.zeros(30), covariance=torch.eye(30) + 0.5), energies.PhiFour((6, 7), 0.5, 0.3),
-        energies.LogisticRegression(torch.randn(90, 6), (torch.rand(90) < 0.5).float(), 1.0), energies.MLPEnergy(3, (24, 17), "silu"),
+        energies.LogisticRegression(torch.randn(90, 6), (torch.rand(90) < 0.5).float(), 1.0),
+        energies.MLPEnergy(3, (24, 17), "silu"),
     ]  # fmt: skip
     samplers = [ef.Langevin(0.002), ef.RandomWalkMetropolis(0.1), ef.HMC(0.02, 3), ef.UnderdampedLangevin(0.02)]
     for energy in targets:

@@ -15,8 +15,10 @@ from cuda_emulation import ROOT, argument_names, structures
 import ebm_fast.ops.native as native
 
 PARTS = ("chain", "chain_simple", "chain_shapes", "chain_mixture", "chain_matrix", "chain_mlp", "chain_tensor")
-NUMBERS = ("max_error", "heavy_ball", "prior_precision", "grad_clip", "grad_clip_norm", "step_lo", "step_hi", "noise_lo", "noise_hi",
-           "offset")  # fmt: skip
+NUMBERS = (
+    "max_error", "heavy_ball", "prior_precision", "grad_clip", "grad_clip_norm", "step_lo", "step_hi", "noise_lo", "noise_hi",
+    "offset",
+)  # fmt: skip
 SHARED_BYTES = 100 * 1024
 
 

@@ -65,7 +65,7 @@ def _runner(x: Tensor, backend: str) -> Any:
     name = pick(backend, x.device)
     if name == "triton":
         if wish(backend) != "auto":
-            raise BackendError("backend 'triton' has no whole chains; use backend='cpu' on the CPU, 'cuda' on a GPU, or 'reference'")
+            raise BackendError("backend 'triton' has no whole chains; use 'cpu' on the CPU, 'cuda' on a GPU, or 'reference'")
         name = "reference"
     return implementation("chain_", name)
 
