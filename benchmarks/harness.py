@@ -123,6 +123,7 @@ def facts(device: str, commit: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": doctor.version("triton"),
         "jax": doctor.version("jax"),
+        "torchebm": doctor.version("torchebm"),
         "ebm_fast": ef.__version__,
         "commit": commit,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -28,7 +28,7 @@ class ChainOnCpu:
     def __init__(self, folder: Path, include: Path) -> None:
         self.folder, self.include = folder, include
         self.structures, self.names = structures(), argument_names()["ChainParams"]
-        self.most_steps, self.shared_bytes, self.precision = 0, SHARED_BYTES, "float32"
+        self.most_steps, self.shared_bytes = 0, SHARED_BYTES
         self.spaces: list[int] = []  # of the calls
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(self.compile, PARTS))
@@ -59,7 +59,7 @@ class ChainOnCpu:
         flat = native._chain_args(x, *args)
         assert len(flat) == len(self.names)
         values: dict[str, Any] = dict(zip(self.names, flat))
-        values |= dict(zip(NUMBERS, values.pop("numbers"))) | {"precision": native.PRECISIONS.index(self.precision)}
+        values |= dict(zip(NUMBERS, values.pop("numbers")))
         kind = self.structures["ChainParams"]
         fields = dict(kind._fields_)  # type: ignore[arg-type]
         seed, step, chain_offset, rng = (values.pop(name) for name in ("seed", "step", "chain_offset", "rng"))

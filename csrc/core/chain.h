@@ -19,6 +19,8 @@ enum class EnergyKind : int {
     mlp
 };
 
+enum class Precision : int { float32, tf32, bfloat16 };      // of an MLP's products
+
 enum class TransitionKind : int { langevin, random_walk, hmc, baoab };
 
 constexpr int COUNTERS = 5;      // as ops/metropolis.py
@@ -63,7 +65,7 @@ struct ChainParams {
     double* counters;  // # (n, 5) or null, as metropolis_'s
     float* mean;  // # (n, *event) or null: streaming moments of every step, as moments_'s
     float* squares;
-    int precision;  // of an MLP's matrix products: 0 float32, 1 tf32, 2 bfloat16
+    int precision;  // a Precision
 };
 
 }  // namespace ebm_fast

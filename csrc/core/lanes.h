@@ -45,7 +45,12 @@ template <> struct Scalar<D> {
     using type = double;
 };
 
-template <class V, class S> inline V broadcast(S a) { return V{} + static_cast<typename Scalar<V>::type>(a); }
+// V{} + a would be an addition: it turns -0 into 0, and compilers must keep it.
+template <class V, class S, int... i> inline V splat(S a, Index<i...>) { return V{(static_cast<void>(i), a)...}; }
+template <class V, class S> inline V broadcast(S a) {
+    using Lane = typename Scalar<V>::type;
+    return splat<V>(static_cast<Lane>(a), typename MakeIndex<sizeof(V) / sizeof(Lane)>::type{});
+}
 inline I float_to_bits(F a) { return (I)a; }
 inline F bits_to_float(I a) { return (F)a; }
 inline I to_signed(U a) { return (I)a; }

@@ -1,5 +1,6 @@
 // exp, log, sincos, tanh, softplus and the logistic function over a value type: float32 with at most 2 units in the last place of
-// error over the whole range (1 in the last denormal place of exp), infinities and NaN as in libm.
+// error over the whole range (tanh and the logistic function: 2.6; 1 in the last denormal place of exp), infinities and NaN as in
+// libm.
 #pragma once
 #include "normal.h"
 #include "wide.h"
@@ -100,19 +101,26 @@ HD inline V sigmoid(V x) {
     return select(x >= broadcast<V>(0.0f), one, u) / (one + u);
 }
 
-// x + x^3 P(x^2) below 5/8 (Moshier's Cephes), 1 - 2 / (1 + e^2|x|) above
+// -e / (e + 2) with e = e^{-2 |x|} - 1 = 2^k (e^r - 1) + 2^k - 1: small arguments keep k = 0 and all their digits
 template <class V>
 HD inline V tanh(V x) {
-    constexpr float coefficient[] = {-3.33332819422e-1f, 1.33314422036e-1f, -5.37397155531e-2f, 2.06390887954e-2f,
-                                     -5.70498872745e-3f};
+    constexpr float coefficient[] = {0.499999982f, 0.166665434f, 0.0416672007f, 0.00836654713f, 0.00138825164f};
     typename Bits<V>::type k;
-    V r, a = absolute(x) * broadcast<V>(-2.0f);
+    V r, a = absolute(x);
+    a = -(a + a);
     a = a < broadcast<V>(-20.0f) ? broadcast<V>(-20.0f) : a;
     split_exponent(a, k, r);
-    const V scale = bits_to_float((k + 127) << 23), u = fma(scale, fma(r * r, exp_tail(r), r), scale), x2 = x * x;
-    const V flat = fma(horner(coefficient, x2) * x2, x, x);
-    const V steep = broadcast<V>(1.0f) - (u + u) / (broadcast<V>(1.0f) + u);
-    return select(a > broadcast<V>(-1.25f), flat, with_sign(steep, x));
+    const V scale = bits_to_float((k + 127) << 23), p = fma(r * r, horner(coefficient, r), r);
+    const V e = fma(scale, p, scale - broadcast<V>(1.0f));
+    return with_sign(e / (e + broadcast<V>(2.0f)), x);
+}
+
+// The nearest bfloat16 number, ties to even, in the upper half of the bits
+template <class V>
+HD inline V round_bfloat16(V a) {
+    const auto bits = float_to_bits(a), upper = (bits >> 16) & 1;
+    const V rounded = bits_to_float((bits + (upper + 0x7FFF)) & static_cast<int32_t>(0xFFFF0000));
+    return select(a == a, rounded, a);
 }
 
 // sin and cos of t quarter turns + q quarter turns, t in [-1/2, 1/2]

@@ -6,6 +6,7 @@
 #include "../core/energies/mlp.h"
 #include "../core/energies/shapes.h"
 #include "../core/transition.h"
+#include "chain_kernels.h"
 #include "noise.h"
 
 EBM_FAST_CORE_BEGIN
@@ -44,7 +45,7 @@ constexpr EnergyEntry<G> ENERGIES[] = {entry<G, GaussianDiagonal>(), matrix_entr
                                        entry<G, PhiFour>(),          matrix_entry<G, LogisticRegression>(),
                                        entry<G, EightSchools>(),     matrix_entry<G, Mlp>()};
 
-inline EnergyView energy_view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers}; }
+inline EnergyView energy_view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers, c.precision}; }
 
 // Parameters in the order in which the inner loops read them; 0: as they are.
 inline int64_t packed_size(const ChainParams& c) {
@@ -150,6 +151,7 @@ struct ChainTile {
     const TileIndex<G> index;
     const EnergyView view;
     const EnergyEntry<G>& energy;
+    const MlpKernels* const mlp;
     const KeyTable& keys;
     const Counter key;
     F* scratch;
@@ -158,12 +160,13 @@ struct ChainTile {
     U chains[G];
     Numbers<F, G> now;
 
-    ChainTile(const ChainParams& params, const EnergyView& energy_params, const KeyTable& table, const Counter& counter,
+    ChainTile(const ChainParams& params, const EnergyView& energy_params, const MlpKernels* kernels, const KeyTable& table, const Counter& counter,
               int64_t tile, F* space)
         : c(params),
           index{tile * G * W, params.chains - tile * G * W < G * W ? params.chains - tile * G * W : G * W},
           view(energy_params),
           energy(ENERGIES<G>[static_cast<int>(params.energy_kind)]),
+          mlp(kernels),
           keys(table),
           key(counter),
           scratch(space),
@@ -179,7 +182,12 @@ struct ChainTile {
 
     // The machine of core/transition.h
     template <int MODE> void evaluate(const F* x, F* grad, F* e) {
-        energy.of[MODE](view, x, grad, e, scratch);
+        if (G <= 2 && mlp) {
+            mlp->evaluate[G / 2 % 2][MODE](c, view.p, reinterpret_cast<const float*>(x), reinterpret_cast<float*>(grad),
+                                           reinterpret_cast<float*>(e), reinterpret_cast<float*>(scratch));
+        } else {
+            energy.of[MODE](view, x, grad, e, scratch);
+        }
         if (MODE & VALUE)
             for (int g = 0; g < G; ++g) e[g] += broadcast<F>(c.offset);
     }
@@ -239,8 +247,9 @@ struct ChainTile {
     }
 
     // event arrays in the order in which `run` lays them out
-    static int64_t space(const ChainParams& params) {
-        return (params.dim * 8 + ENERGIES<G>[static_cast<int>(params.energy_kind)].scratch(energy_view(params))) * G;
+    static int64_t space(const ChainParams& params, const MlpKernels* mlp) {
+        const EnergyEntry<G>& entry = ENERGIES<G>[static_cast<int>(params.energy_kind)];
+        return (params.dim * 8 + (mlp ? mlp->scratch(params) : entry.scratch(energy_view(params)))) * G;
     }
 
     void run(F* space) {
@@ -307,26 +316,32 @@ struct ChainTile {
 };
 
 template <int G>
-inline void chain_tiles(const ChainParams& c, const float* packed, int64_t begin, int64_t end, void* space) {
+inline void chain_tiles(const ChainParams& c, const MlpKernels* mlp, const float* packed, int64_t begin, int64_t end,
+                        void* space) {
     const Counter key = make_counter(c.stream);
     const KeyTable keys(key.keys);
     EnergyView view = energy_view(c);
     if (packed) view.p = packed;
-    for (int64_t tile = begin; tile < end; ++tile) ChainTile<G>(c, view, keys, key, tile, nullptr).run(static_cast<F*>(space));
+    for (int64_t tile = begin; tile < end; ++tile)
+        ChainTile<G>(c, view, mlp, keys, key, tile, nullptr).run(static_cast<F*>(space));
 }
 
 constexpr int MOST_GROUPS = W == 16 ? 4 : 2;
 
-inline void chain_range(const ChainParams& c, int groups, const float* packed, int64_t begin, int64_t end, void* space) {
-    if (groups == 1) return chain_tiles<1>(c, packed, begin, end, space);
-    if (groups == 2 || MOST_GROUPS == 2) return chain_tiles<2>(c, packed, begin, end, space);
-    chain_tiles<MOST_GROUPS>(c, packed, begin, end, space);
+// An MLP's rows are long: four groups of them would fill the first cache, and two already keep the multipliers busy.
+inline int most_groups(const ChainParams& c) { return c.energy_kind == EnergyKind::mlp ? 2 : MOST_GROUPS; }
+
+inline void chain_range(const ChainParams& c, const MlpKernels* mlp, int groups, const float* packed, int64_t begin, int64_t end,
+                        void* space) {
+    if (groups == 1) return chain_tiles<1>(c, mlp, packed, begin, end, space);
+    if (groups == 2 || MOST_GROUPS == 2) return chain_tiles<2>(c, mlp, packed, begin, end, space);
+    chain_tiles<MOST_GROUPS>(c, mlp, packed, begin, end, space);
 }
 
-inline int64_t chain_space(const ChainParams& c, int groups) {
-    const int64_t vectors = groups == 1                       ? ChainTile<1>::space(c)
-                            : groups == 2 || MOST_GROUPS == 2 ? ChainTile<2>::space(c)
-                                                              : ChainTile<MOST_GROUPS>::space(c);
+inline int64_t chain_space(const ChainParams& c, const MlpKernels* mlp, int groups) {
+    const int64_t vectors = groups == 1                       ? ChainTile<1>::space(c, mlp)
+                            : groups == 2 || MOST_GROUPS == 2 ? ChainTile<2>::space(c, mlp)
+                                                              : ChainTile<MOST_GROUPS>::space(c, mlp);
     return vectors * static_cast<int64_t>(sizeof(F));
 }
 

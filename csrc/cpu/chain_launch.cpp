@@ -14,10 +14,18 @@ namespace {
 const ChainKernels& kernels() {
     const std::string isa = current_isa();
 #if defined(__x86_64__)
-    if (isa == "avx512") return avx512_chain;
+    if (isa == "avx512" || isa == "avx512_bf16") return avx512_chain;
     if (isa == "avx2") return avx2_chain;
 #endif
     return baseline_chain;
+}
+
+const MlpKernels* mlp_kernels([[maybe_unused]] const ChainParams& c) {
+#if defined(__x86_64__)
+    if (c.energy_kind == EnergyKind::mlp && c.precision == static_cast<int>(Precision::bfloat16) && current_isa() == "avx512_bf16")
+        return &avx512_bf16_mlp;
+#endif
+    return nullptr;
 }
 
 struct Workspace {
@@ -40,19 +48,21 @@ thread_local Workspace workspace;
 
 void chain_cpu(const ChainParams& c, int threads) {
     const ChainKernels& k = kernels();
+    const MlpKernels* const mlp = mlp_kernels(c);
     const int64_t lanes = k.lanes, vectors = (c.chains + lanes - 1) / lanes;
+    const int most = k.most_groups(c);
     int groups = 1;                                // as wide as leaves every thread a tile, two where there is plenty
-    while (groups < k.most_groups && vectors >= 2 * groups * threads) groups *= 2;
-    const int64_t tile = lanes * groups, tiles = (c.chains + tile - 1) / tile, bytes = k.space(c, groups);
-    std::vector<float> packed(static_cast<size_t>(k.packed_size(c)));
-    if (!packed.empty()) k.pack(c, packed.data());
+    while (groups < most && vectors >= 2 * groups * threads) groups *= 2;
+    const int64_t tile = lanes * groups, tiles = (c.chains + tile - 1) / tile, bytes = k.space(c, mlp, groups);
+    std::vector<float> packed(static_cast<size_t>(mlp ? mlp->packed_size(c) : k.packed_size(c)));
+    if (!packed.empty()) (mlp ? mlp->pack : k.pack)(c, packed.data());
     const float* parameters = packed.empty() ? nullptr : packed.data();
     bool failed = false;
     // A tile's step costs at least a microsecond: short calls of few chains stay on one thread.
     const int64_t work = c.steps * (c.dim + 8) * groups, grain = work >= 512 ? 1 : (512 + work - 1) / work;
     parallel_for(tiles, grain, 1, threads, [&](int64_t begin, int64_t end) {
         void* space = workspace.of(bytes);
-        if (space) k.run(c, groups, parameters, begin, end, space);
+        if (space) k.run(c, mlp, groups, parameters, begin, end, space);
         else failed = true;
     });
     if (failed) throw std::bad_alloc();

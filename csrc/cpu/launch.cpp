@@ -14,8 +14,16 @@ std::vector<const CpuKernels*> available() {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
         found.push_back(&avx2_kernels);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
+        __builtin_cpu_supports("avx512vl")) {
         found.push_back(&avx512_kernels);
+        // the same but for MLPs at precision bfloat16: chain_launch.cpp
+        static const CpuKernels with_pairs = [] {
+            CpuKernels kernels = avx512_kernels;
+            kernels.isa = "avx512_bf16";
+            return kernels;
+        }();
+        if (__builtin_cpu_supports("avx512bf16")) found.push_back(&with_pairs);
+    }
 #endif
     return found;
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops.chain import PACKED
+from ..ops.chain import PACKED, PRECISIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +21,10 @@ class Descriptor:
             "logistic_regression", (J,) of "eight_schools", (activation, H, w_1 ... w_H) of "mlp", else ().
         parameters: (k,) float32, contiguous, packed in the order that stands beside the kind in `PACKED`.
         offset: constant by which the energy exceeds the native value.
+        precision: of the matrix products, a name in `PRECISIONS`; other than "float32" of kind "mlp" alone. See `MLPEnergy`.
 
     Raises:
-        ValueError: an unknown kind, or parameters of another length than kind, dim and integers ask for.
+        ValueError: an unknown kind or precision, or parameters of another length than kind, dim and integers ask for.
     """
 
     kind: str
@@ -31,10 +32,15 @@ class Descriptor:
     integers: tuple[int, ...]
     parameters: Tensor  # (k,)
     offset: float = 0.0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.kind not in PACKED:
             raise ValueError(f"kind must be one of {', '.join(PACKED)}, got {self.kind!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.precision != "float32" and self.kind != "mlp":
+            raise ValueError(f"precision must be 'float32' for kind {self.kind!r}, got {self.precision!r}")
         try:
             length = PACKED[self.kind](self.dim, *self.integers)
         except TypeError:

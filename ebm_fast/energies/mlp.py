@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..ops.chain import PRECISIONS
+from ..ops.rounding import round_gradient, rounded
 from .base import Summable, dimension
 from .descriptor import Descriptor
 
@@ -27,6 +29,11 @@ class MLPEnergy(Summable, nn.Module):
         widths: widths (1 to 512) of the 1 to 4 hidden layers.
         activation: "tanh", "silu", "relu", "leaky_relu", "softplus" or "gelu" (the exact one, with erf).
         negative_slope: of "leaky_relu".
+        precision: of the matrix products. "float32"; "tf32", a hint to native code on GPUs with such units, computed in float32
+            everywhere else; "bfloat16": z_l = W~_l h~_{l-1} + b_l, where ~ means rounded to bfloat16 (to nearest, ties to even)
+            and h~_0 = x is not, and backwards d_H = (w act'(z_H))~, d_l = (act'(z_l) W~'_{l+1} d_{l+1})~, grad E = W~'_1 d_1;
+            all sums are float32. Parameters stay float32, and their gradients are those of mixed precision. The gradient is that
+            of E up to the roundings of d: samplers with a Metropolis step still leave exp(-E) invariant.
 
     Raises:
         TypeError, ValueError: an argument is of a wrong kind or range.
@@ -36,7 +43,7 @@ class MLPEnergy(Summable, nn.Module):
 
     def __init__(
         self, dim: int | tuple[int, ...], widths: Sequence[int] = (128, 128), activation: str = "tanh", *,
-        negative_slope: float = 0.01,
+        negative_slope: float = 0.01, precision: str = "float32",
     ) -> None:  # fmt: skip
         super().__init__()
         self.event_shape = tuple(dimension(d, "dim") for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
@@ -48,7 +55,9 @@ class MLPEnergy(Summable, nn.Module):
             raise ValueError(f"dim must be at most 1024, got {self.dim}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-        self.activation, self.negative_slope = activation, float(negative_slope)
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.activation, self.negative_slope, self.precision = activation, float(negative_slope), precision
         sizes = (self.dim, *self.widths, 1)
         self.layers = nn.ModuleList(nn.Linear(into, out) for into, out in itertools.pairwise(sizes))
 
@@ -57,9 +66,18 @@ class MLPEnergy(Summable, nn.Module):
         h = x.flatten(1)
         if h.shape[1] != self.dim:
             raise ValueError(f"x must have events of {self.dim} numbers, shape (n, {self.event_shape}), got {tuple(x.shape)}")
+        if self.precision == "bfloat16":
+            return self._rounded(h)
         last: nn.Module = self.layers[-1]
         for layer in self.layers[:-1]:
             h = self._act(layer(h))
+        return last(h).squeeze(1)
+
+    def _rounded(self, h: Tensor) -> Tensor:
+        *hidden, last = self.layers
+        for k, layer in enumerate(hidden):
+            z = nn.functional.linear(h if k == 0 else rounded(h), rounded(layer.weight), layer.bias)
+            h = self._act(round_gradient(z))
         return last(h).squeeze(1)
 
     def _act(self, z: Tensor) -> Tensor:
@@ -74,7 +92,9 @@ class MLPEnergy(Summable, nn.Module):
             parts = [p.detach().reshape(-1) for p in self.layers.parameters()]
             slope = parts[0].new_full((1,), self.negative_slope)
             parameters = torch.cat([slope, *parts]).to(torch.float32)
-        return Descriptor("mlp", self.dim, (ACTIVATIONS.index(self.activation), len(self.widths), *self.widths), parameters)
+        integers = (ACTIVATIONS.index(self.activation), len(self.widths), *self.widths)
+        return Descriptor("mlp", self.dim, integers, parameters, precision=self.precision)
 
     def extra_repr(self) -> str:
-        return f"event_shape={self.event_shape}, widths={self.widths}, activation={self.activation!r}"
+        parts = f"event_shape={self.event_shape}, widths={self.widths}, activation={self.activation!r}"
+        return parts if self.precision == "float32" else f"{parts}, precision={self.precision!r}"

@@ -19,6 +19,7 @@ from .noise import fresh_seed, signed64
 _INF = math.inf
 _FLOAT32 = frozenset((torch.float32,))
 TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
+PRECISIONS = ("float32", "tf32", "bfloat16")  # of matrix products, numbered as in csrc/core/chain.h
 
 
 
@@ -86,7 +87,7 @@ _SCHEMA = (
     "Tensor(j!)? counters, Tensor(k!)? mean, Tensor(l!)? squares, Tensor? rng, str energy_kind, int[] integers, str transition, "
     "int steps, int thin, int count, int leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard, "
     "float step_size, float noise_std, float beta, float persistence, float[] numbers, int seed, int step, int chain_offset, "
-    "str backend) -> ()"
+    "str precision, str backend) -> ()"
 )
 _NAMES = [field.split()[-1] for field in _SCHEMA.partition("(")[2].rpartition(") ->")[0].split(", ")][2:]
 _STEPS = _NAMES.index("steps")
@@ -108,7 +109,16 @@ def check_descriptor(descriptor: Any, x: Tensor) -> None:
         raise ValueError(f"descriptor.integers do not fit a {kind!r}, got {integers}") from None
     if wanted < 0:
         raise ValueError(f"descriptor.integers {integers} do not fit a {kind!r} of {dim} numbers")
+    precision = _precision(descriptor)
+    if precision not in PRECISIONS:
+        raise ValueError(f"descriptor.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "float32" and kind != "mlp":
+        raise ValueError(f"descriptor.precision must be 'float32' for {kind!r}, got {precision!r}")
     checks.exactly(parameters, "descriptor.parameters", (wanted,), torch.float32, x.device)
+
+
+def _precision(descriptor: Any) -> str:
+    return getattr(descriptor, "precision", PRECISIONS[0])
 
 
 def _coefficient(value: Any, name: str, x: Tensor, steps: int, low: float = -_INF) -> tuple[float, Tensor | None]:
@@ -179,7 +189,7 @@ def chain_(
 
     Args:
         x: state (n, *event), float32, contiguous; replaced by the state after the last step.
-        descriptor: of the energy, from `energy.descriptor()`.
+        descriptor: of the energy, from `energy.descriptor()`; its `precision` is that of an MLP's products: see `MLPEnergy`.
         transition: "langevin", "random_walk", "hmc" or "baoab".
         step_size, noise_std, beta, persistence: s, n, beta, c: numbers, tensors () or (n,), or schedules (steps, 1), (steps, n).
         scale: sigma (*event), float32.
@@ -257,5 +267,5 @@ def chain_(
     _op(x, descriptor.parameters, energy, grad, momentum, scale, s_at, c_at, b_at, p_at, lengths, divergence_step, norm_sum,
         samples, energies, hamiltonians, counters, mean, squares, rng, descriptor.kind, list(descriptor.integers), transition,
         steps, thin, count, leapfrogs, carried, energy is not None or grad is not None, flip, noise_first, guard, s, c, b, p,
-        numbers, signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
+        numbers, signed64(seed), step, chain_offset, _precision(descriptor), backend or "auto")  # fmt: skip
     return x

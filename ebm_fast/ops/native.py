@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .backend import native
+from .chain import PRECISIONS, TRANSITIONS
 
 _C: Any = native()
 
@@ -200,7 +201,6 @@ def moments_cuda(x: Tensor, *args: Any) -> None:
 
 ENERGIES = ("gaussian_diagonal", "gaussian_dense", "mixture", "gamma", "double_well", "rosenbrock", "funnel", "ring", "phi_four",
             "logistic_regression", "eight_schools", "mlp")  # fmt: skip
-TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
 
 
 def _schedule(number: float, at: Tensor | None) -> Any:
@@ -211,9 +211,6 @@ def _schedule(number: float, at: Tensor | None) -> Any:
     return _C.Schedule(number, at.data_ptr(), chain_stride, at.stride(0) if at.ndim == 2 else 0)
 
 
-PRECISIONS = ("float32", "tf32", "bfloat16")
-
-
 def _chain_args(
     x: Tensor, parameters: Tensor, energy: Tensor | None, grad: Tensor | None, momentum: Tensor | None, scale: Tensor | None,
     step_size_at: Tensor | None, noise_std_at: Tensor | None, beta_at: Tensor | None, persistence_at: Tensor | None,
@@ -222,7 +219,7 @@ def _chain_args(
     rng: Tensor | None, energy_kind: str, integers: list[int], transition: str, steps: int, thin: int, count: int,
     leapfrogs: int, carried: bool, finish: bool, flip: bool, noise_first: bool, guard: bool, step_size: float,
     noise_std: float, beta: float, persistence: float, numbers: list[float], seed: int, step: int, chain_offset: int,
-    precision: str = "float32",
+    precision: str,
 ) -> tuple:  # fmt: skip
     pointers = (x, parameters, energy, grad, momentum, scale, leapfrogs_at, divergence_step, norm_sum, samples, energies,
                 hamiltonians, counters, mean, squares, rng)  # fmt: skip

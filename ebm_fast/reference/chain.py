@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops.purposes import PURPOSES
+from ..ops.rounding import round_gradient, rounded
 from .baoab import baoab_
 from .langevin import langevin_step_
 from .leapfrog import leapfrog_
@@ -20,7 +21,9 @@ from .proposal import kinetic_energy, propose_
 Function = Callable[[Tensor], Tensor]
 
 
-def energy_function(kind: str, dim: int, integers: Sequence[int], parameters: Tensor) -> Function:
+def energy_function(
+    kind: str, dim: int, integers: Sequence[int], parameters: Tensor, precision: str = "float32"
+) -> Function:
     """E of a descriptor, (n, dim) -> (n,), in the dtype of its argument; differentiable."""
 
     def split(like: Tensor, *sizes: int) -> Sequence[Tensor]:
@@ -79,7 +82,7 @@ def energy_function(kind: str, dim: int, integers: Sequence[int], parameters: Te
         return 0.5 * z.square().sum(1) + 0.5 * t.square().sum(1) + rest[:, 0]
 
     def mlp(x: Tensor) -> Tensor:
-        f, leak = torch.nn.functional, float(parameters[0])
+        f, leak, coarse = torch.nn.functional, float(parameters[0]), precision == "bfloat16"
         act: Function = (torch.tanh, f.silu, f.relu, lambda v: f.leaky_relu(v, leak), lambda v: f.softplus(v, threshold=50.0),
                          f.gelu)[integers[0]]  # fmt: skip
         widths = integers[2:]
@@ -87,8 +90,12 @@ def energy_function(kind: str, dim: int, integers: Sequence[int], parameters: Te
         for layer, (into, out) in enumerate(zip((dim, *widths), (*widths, 1))):
             weight, bias = parameters[at : at + into * out].to(x).view(out, into), parameters[at + into * out :][:out].to(x)
             at += (into + 1) * out
-            z = h @ weight.T + bias
-            h = act(z) if layer < len(widths) else z
+            if layer == len(widths):
+                h = h @ weight.T + bias
+            elif coarse:
+                h = act(round_gradient((rounded(h) if layer else h) @ rounded(weight).T + bias))
+            else:
+                h = act(h @ weight.T + bias)
         return h[:, 0]
 
     kinds: dict[str, Function] = {f.__name__: f for f in (
@@ -121,11 +128,12 @@ def chain_(
     rng: Tensor | None, energy_kind: str, integers: list[int], transition: str, steps: int, thin: int, count: int,
     leapfrogs: int, carried: bool, finish: bool, flip: bool, noise_first: bool, guard: bool, step_size: float,
     noise_std: float, beta: float, persistence: float, numbers: list[float], seed: int, step: int, chain_offset: int,
+    precision: str,
 ) -> None:  # fmt: skip
     n = x.shape[0]
     dim = x.numel() // n
     max_error, heavy_ball, prior, grad_clip, grad_clip_norm, step_lo, step_hi, noise_lo, noise_hi, offset = numbers
-    native = energy_function(energy_kind, dim, integers, parameters)
+    native = energy_function(energy_kind, dim, integers, parameters, precision)
 
     def function(x: Tensor) -> Tensor:
         return native(x) + offset

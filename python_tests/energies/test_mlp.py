@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 import ebm_fast as ef
 from ebm_fast.energies import MLPEnergy
 from ebm_fast.energies.mlp import ACTIVATIONS
+from ebm_fast.ops.rounding import round_gradient, rounded
 from ebm_fast.reference.chain import energy_function
 
 MODULES = dict(zip(ACTIVATIONS, (nn.Tanh, nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.Softplus, nn.GELU)))
@@ -49,6 +52,84 @@ def test_training_between_runs_is_seen():
     assert all(p.grad is not None for p in energy.parameters())
 
 
+def bf16(a: torch.Tensor) -> torch.Tensor:
+    return a.to(torch.bfloat16).double()
+
+
+@pytest.mark.parametrize("activation", ["tanh", "softplus"])
+@pytest.mark.parametrize("widths", [(7,), (5, 9, 4)])
+def test_bfloat16_products_by_hand(activation, widths):
+    """E, its gradient in x and in the weights, layer by layer: matrices, what they multiply and deltas rounded, x and w not."""
+    torch.manual_seed(0)
+    energy, x = MLPEnergy(3, widths, activation, precision="bfloat16"), torch.randn(11, 3).double().requires_grad_(True)
+    energy.double()
+    act = MODULES[activation]()
+    *hidden, last = energy.layers
+    h, factors, slopes = x.detach(), [], []
+    for layer in hidden:
+        factors.append(bf16(h) if factors else h)
+        z = (factors[-1] @ bf16(layer.weight).T + layer.bias).detach().requires_grad_(True)
+        h = act(z)
+        slopes.append(torch.autograd.grad(h.sum(), z)[0])
+    value, delta = (h @ last.weight.T + last.bias)[:, 0].detach(), last.weight.detach()
+    weights = []
+    for layer, factor, slope in zip(reversed(hidden), reversed(factors), reversed(slopes)):
+        delta = bf16(slope * delta)
+        weights.insert(0, delta.T @ factor)
+        delta = delta @ bf16(layer.weight)
+    e = energy(x)
+    grads = torch.autograd.grad(e.sum(), [x, *(layer.weight for layer in hidden)])
+    torch.testing.assert_close(e, value, rtol=1e-12, atol=1e-12)
+    for got, wanted in zip(grads, [delta, *weights]):
+        torch.testing.assert_close(got, wanted.detach(), rtol=1e-12, atol=1e-12)
+    exact = MLPEnergy(3, widths, activation).double()
+    exact.load_state_dict(energy.state_dict())
+    error = (exact(x) - e).abs()
+    assert 1e-5 < error.max() < 2.0**-8 * max(widths)  # it is rounded, and by no more than its units can lose
+    d = energy.descriptor()
+    assert d.precision == "bfloat16"
+    packed = energy_function(d.kind, d.dim, d.integers, d.parameters, d.precision)
+    torch.testing.assert_close(packed(x), e, rtol=1e-5, atol=1e-5)
+
+
+def test_rounding_is_to_nearest_even_and_its_derivatives_are_those_of_the_identity():
+    ulp = 2.0**-7
+    a = torch.tensor([1 + ulp / 2, 1 + 1.5 * ulp, 1 + 0.51 * ulp, -1 - ulp / 2, 3e38, math.inf, math.nan])
+    assert torch.equal(rounded(a)[:4], torch.tensor([1.0, 1 + 2 * ulp, 1 + ulp, -1.0]))
+    assert rounded(a)[5:].isinf().tolist() == [True, False]
+    assert rounded(a)[6].isnan()
+    x = torch.tensor([1.001, -0.3], dtype=torch.float64, requires_grad=True)
+    (g,) = torch.autograd.grad((rounded(x) ** 3).sum(), x, create_graph=True)
+    torch.testing.assert_close(g, 3 * bf16(x) ** 2)
+    torch.testing.assert_close(torch.autograd.grad(g.sum(), x)[0], 6 * bf16(x))
+    (g,) = torch.autograd.grad((round_gradient(x) ** 3).sum(), x, create_graph=True)
+    torch.testing.assert_close(g, bf16(3 * x**2))
+    torch.testing.assert_close(torch.autograd.grad(g.sum(), x)[0], bf16(6 * x))
+    for f in (rounded, round_gradient):
+        assert torch.equal(torch.func.jvp(f, (x.detach(),), (torch.ones_like(x),))[1], torch.ones_like(x))
+        assert torch.equal(torch.func.vmap(torch.func.grad(lambda v, f=f: f(v) * 0.25))(x.detach()), torch.full_like(x, 0.25))
+
+
+def test_tf32_is_float32_where_there_are_no_such_units():
+    torch.manual_seed(0)
+    plain, hint = MLPEnergy(2, (16, 16)), MLPEnergy(2, (16, 16), precision="tf32")
+    hint.load_state_dict(plain.state_dict())
+    x0 = torch.randn(9, 2)
+    runs = [ef.sample(e, ef.Langevin(0.1), x0, num_steps=10, seed=1).samples for e in (plain, hint)]
+    assert torch.equal(*runs)
+    assert "precision='tf32'" in repr(hint)
+    assert "precision" not in repr(plain)
+
+
+def test_bfloat16_chains_are_those_of_every_strategy():
+    """From one seed; a sum in another order may round to the next bfloat16, whose distance is 2^-8."""
+    torch.manual_seed(0)
+    energy, x0 = MLPEnergy(2, (32, 32), "silu", precision="bfloat16"), torch.randn(50, 2)
+    runs = {s: ef.sample(energy, ef.Langevin(0.1), x0, num_steps=20, seed=1, strategy=s) for s in ("fused", "step", "reference")}
+    for run in runs.values():
+        torch.testing.assert_close(run.samples, runs["reference"].samples, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
@@ -58,6 +139,7 @@ def test_training_between_runs_is_seen():
         ({"dim": 2, "widths": (8,) * 5}, ValueError, "widths must be those of 1 to 4"),
         ({"dim": 2, "widths": (513,)}, ValueError, "at most 512"),
         ({"dim": 2, "activation": "sine"}, ValueError, "activation must be one of"),
+        ({"dim": 2, "precision": "float16"}, ValueError, "precision must be one of float32, tf32, bfloat16, got 'float16'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, words):

@@ -66,7 +66,7 @@ def fast(runner: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fast]:
     yield call
     limit(runner, 0)
     if isinstance(runner, ChainOnCpu):
-        runner.shared_bytes, runner.precision = SHARED_BYTES, "float32"
+        runner.shared_bytes = SHARED_BYTES
 
 
 def limit(runner: Any, most: int) -> None:
@@ -271,16 +271,13 @@ def rounded_mlp(target: SimpleNamespace, x: Tensor, precision: str) -> tuple[Ten
 
 @pytest.mark.parametrize("widths", [(9, 13), (20, 33, 17)])
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_tensor_cores_round_both_factors_and_nothing_else(precision, widths, fast, runner):
+def test_tensor_cores_round_both_factors_and_nothing_else(precision, widths, fast):
     """One quiet step of size 1: x' = x - gradient. A factor beside a rounding boundary may fall on either side."""
     target = descriptor("mlp", 5, (0, len(widths), *widths), 0.0, mlp(5, widths))
     x, energy = start(target, N), torch.empty(9)
     options = {"transition": "langevin", "step_size": 1.0, "noise_std": 0.0, "seed": 1, "steps": 1}
     exact = fast(target, x, **options)
-    if isinstance(runner, ChainOnCpu):
-        runner.precision = precision
-    else:
-        target.precision = precision
+    target.precision = precision
     mine = fast(target, x, **options)
     wanted, slope = rounded_mlp(target, x, precision)
     unit = 2.0**-11 if precision == "tf32" else 2.0**-8

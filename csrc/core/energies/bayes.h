@@ -24,7 +24,7 @@ struct LogisticRegression {
         const float* panel = q.p + 1;
         for (int n = 0; n < q.n0(); n += PANEL, panel += PANEL * q.dim) {
             V z[PANEL][G] = {};
-            panel_product<V, G>(panel, x, q.dim, z);
+            panel_product<V, G>(panel, x, q.dim, q.n0() - n, z);
             EBM_FAST_UNROLL
             for (int r = 0; r < PANEL; ++r) EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) {

@@ -2,6 +2,7 @@
 // chain in a CUDA thread or a team of threads). x and g lie as [dim][G]. MODE says what is wanted; the gradient's bits do not
 // depend on it. A thread writes the gradient of its share, may read all of x, and has the energy, as all its team.
 #pragma once
+#include "../chain.h"
 #include "../math.h"
 #include "../share.h"
 
@@ -14,6 +15,7 @@ struct EnergyView {
     const float* p;
     int dim;
     const int64_t* integers;   // the descriptor's
+    int precision;             // a Precision
     HD int n0() const { return static_cast<int>(integers[0]); }
     HD int n1() const { return static_cast<int>(integers[1]); }
 };
@@ -40,20 +42,28 @@ inline void pack_panels(const float* a, int64_t rows, int64_t columns, float* ou
             for (int64_t r = r0; r < r0 + PANEL; ++r) *out++ = r < rows ? a[r * columns + k] : 0.0f;
 }
 
-// acc[r][g] += sum_k panel[k][r] y[k][g], k ascending
-template <class V, int G>
-HD inline void panel_product(const float* panel, const V* y, int columns, V (&acc)[PANEL][G]) {
+// acc[r][g] += sum_k panel[k][r] y[k][g], k ascending, of the first R rows
+template <int R, class V, int G>
+HD inline void panel_rows(const float* panel, const V* y, int columns, V (&acc)[PANEL][G]) {
     for (int k = 0; k < columns; ++k, panel += PANEL, y += G) {
         V v[G];
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) v[g] = y[g];
         EBM_FAST_UNROLL
-        for (int r = 0; r < PANEL; ++r) {
+        for (int r = 0; r < R; ++r) {
             const V a = broadcast<V>(panel[r]);
             EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) acc[r][g] = fma(a, v[g], acc[r][g]);
         }
     }
+}
+
+// of `rows` rows, or some more
+template <class V, int G>
+HD inline void panel_product(const float* panel, const V* y, int columns, int rows, V (&acc)[PANEL][G]) {
+    if (rows > 4) panel_rows<PANEL>(panel, y, columns, acc);
+    else if (rows > 2) panel_rows<4>(panel, y, columns, acc);
+    else panel_rows<2>(panel, y, columns, acc);
 }
 
 // y[k][g] += sum_r panel[k][r] v[r][g]: the transposed product with one panel

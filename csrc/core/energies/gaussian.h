@@ -40,7 +40,7 @@ struct GaussianDense {
         const float* panel = q.p + q.dim;
         for (int i = 0; i < q.dim; i += PANEL, panel += PANEL * q.dim) {
             V acc[PANEL][G] = {};
-            panel_product<V, G>(panel, y, q.dim, acc);
+            panel_product<V, G>(panel, y, q.dim, q.dim - i, acc);
             EBM_FAST_UNROLL
             for (int r = 0; r < PANEL; ++r) {
                 if (i + r >= q.dim) break;

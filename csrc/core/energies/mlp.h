@@ -1,5 +1,7 @@
 // A multilayer perceptron: E = w . h_H + b, h_l = act(W_l h_{l-1} + b_l), h_0 = x, with 1 to 4 hidden layers.
+// With precision bfloat16 the W_l, h_1 ... h_{H-1} as factors of W_l and the deltas of the way back are rounded, sums are not.
 #pragma once
+#include <cstring>
 #include "energy.h"
 
 EBM_FAST_CORE_BEGIN
@@ -44,6 +46,15 @@ HD inline void activate(V z, float leak, V& h, V& slope) {
     }
 }
 
+// The nearest bfloat16 number, ties to even
+inline float nearest_bfloat16(float a) {
+    uint32_t bits;
+    std::memcpy(&bits, &a, 4);
+    bits = (bits + 0x7FFFu + ((bits >> 16) & 1u)) & 0xFFFF0000u;
+    if (a == a) std::memcpy(&a, &bits, 4);
+    return a;
+}
+
 // integers: activation, hidden layers H, widths of the hidden layers.
 // parameters: leak, then W_l (w_l, w_{l-1}) and b_l of each hidden layer, then w (w_H) and b.
 // packed: leak; for each layer panels of W_l, b_l filled up to whole panels, panels of W_l'; then w and b.
@@ -73,14 +84,19 @@ struct Mlp {
         const float* in = q.p;
         *out++ = *in++;
         for (int l = 1; l <= layers(q); ++l) {
-            const int64_t columns = width(q, l - 1), rows = width(q, l);
+            const int64_t columns = width(q, l - 1), rows = width(q, l), filled = PANEL * panels(rows);
+            float* const begin = out;
             pack_panels(in, rows, columns, out);
-            out += PANEL * panels(rows) * columns;
-            for (int64_t r = 0; r < PANEL * panels(rows); ++r) *out++ = r < rows ? in[rows * columns + r] : 0.0f;
+            out += filled * columns;
+            float* const bias = out;
+            out += filled;
             for (int64_t k0 = 0; k0 < columns; k0 += PANEL)
                 for (int64_t r = 0; r < rows; ++r)
                     for (int64_t k = k0; k < k0 + PANEL; ++k) *out++ = k < columns ? in[r * columns + k] : 0.0f;
-            in += rows * columns + rows;
+            if (coarse(q))
+                for (float* a = begin; a < out; ++a) *a = nearest_bfloat16(*a);
+            in += rows * columns;
+            for (int64_t r = 0; r < filled; ++r) bias[r] = r < rows ? *in++ : 0.0f;
         }
         for (int i = 0; i <= width(q, layers(q)); ++i) *out++ = *in++;
     }
@@ -99,7 +115,8 @@ struct Mlp {
 
     template <class V, int G, int MODE, Activation A>
     static HD void run(const EnergyView& q, const V* x, V* grad, V* energy, V* scratch) {
-        const int hidden = layers(q);
+        const int hidden = layers(q), last = width(q, hidden);
+        const float leak = q.p[0];
         const int64_t most = widest(q) * G;
         V* h[2] = {scratch, scratch + most};
         V* slopes[MOST_LAYERS + 1];
@@ -109,56 +126,56 @@ struct Mlp {
         V* free = scratch + 2 * most;
         for (int l = 1; l <= hidden; ++l) {
             weights[l] = p, slopes[l] = free;
-            forward<V, G, MODE, A>(p, q.p[0], in, width(q, l - 1), width(q, l), h[l & 1], free);
-            in = h[l & 1];
             p += layer_size(width(q, l - 1), width(q, l));
             free += static_cast<int64_t>(width(q, l)) * G;
         }
-        const int last = width(q, hidden);
-        if constexpr (MODE & VALUE) {
-            Sums<V, G> sum;
-            for (int i = 0; i < last; ++i) {
-                const V w = broadcast<V>(p[i]);
-                EBM_FAST_UNROLL
-                for (int g = 0; g < G; ++g) sum.add(g, w, in[i * G + g]);
-            }
-            EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) energy[g] = narrow(sum.at[g]) + broadcast<V>(p[last]);
+        for (int l = 1; l < hidden; ++l) {
+            V *out = h[l & 1], *slope = slopes[l];
+            forward<V, G>(weights[l], in, width(q, l - 1), width(q, l), [&](int r, int g, V z) {
+                V value, derivative = z;
+                activate<A, (MODE & GRAD) != 0>(z, leak, value, derivative);
+                out[r * G + g] = value;
+                if constexpr (MODE & GRAD) slope[r * G + g] = derivative;
+            });
+            if (coarse(q)) round_rows(out, width(q, l) * G);
+            in = out;
         }
+        Sums<V, G> sum;
+        V* delta = slopes[hidden];
+        forward<V, G>(weights[hidden], in, width(q, hidden - 1), last, [&](int r, int g, V z) {
+            V value, derivative = z;
+            const V w = broadcast<V>(p[r]);
+            activate<A, (MODE & GRAD) != 0>(z, leak, value, derivative);
+            if constexpr (MODE & VALUE) sum.add(g, w, value);
+            if constexpr (MODE & GRAD) delta[r * G + g] = w * derivative;
+        });
+        if constexpr (MODE & VALUE) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) energy[g] = narrow(sum.at[g]) + broadcast<V>(p[last]);
         if constexpr (MODE & GRAD) {
-            for (int i = 0; i < last; ++i) {
-                const V w = broadcast<V>(p[i]);
-                EBM_FAST_UNROLL
-                for (int g = 0; g < G; ++g) slopes[hidden][i * G + g] = w * slopes[hidden][i * G + g];
-            }
             for (int l = hidden; l >= 1; --l) {
-                const int64_t columns = width(q, l - 1), rows = width(q, l);
+                const int columns = width(q, l - 1), rows = width(q, l);
                 const float* transposed = weights[l] + PANEL * panels(rows) * (columns + 1);
-                backward<V, G>(transposed, slopes[l], static_cast<int>(rows), static_cast<int>(columns), l > 1,
-                               l > 1 ? slopes[l - 1] : grad);
+                if (coarse(q)) round_rows(slopes[l], rows * G);
+                backward<V, G>(transposed, slopes[l], rows, columns, l > 1, l > 1 ? slopes[l - 1] : grad);
             }
         }
     }
 
-    template <class V, int G, int MODE, Activation A>
-    static HD void forward(const float* weights, float leak, const V* in, int columns, int rows, V* h, V* slope) {
+    // sink(row, group, z) of each z = W in + b
+    template <class V, int G, class Sink>
+    static HD void forward(const float* weights, const V* in, int columns, int rows, const Sink& sink) {
         const float* bias = weights + PANEL * panels(rows) * columns;
         for (int r0 = 0; r0 < rows; r0 += PANEL, weights += PANEL * columns) {
             V z[PANEL][G];
             EBM_FAST_UNROLL
             for (int r = 0; r < PANEL; ++r) EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) z[r][g] = broadcast<V>(bias[r0 + r]);
-            panel_product<V, G>(weights, in, columns, z);
+            panel_product<V, G>(weights, in, columns, rows - r0, z);
             EBM_FAST_UNROLL
             for (int r = 0; r < PANEL; ++r) {
                 if (r0 + r >= rows) break;
                 EBM_FAST_UNROLL
-                for (int g = 0; g < G; ++g) {
-                    V value, derivative = z[r][g];
-                    activate<A, (MODE & GRAD) != 0>(z[r][g], leak, value, derivative);
-                    h[(r0 + r) * G + g] = value;
-                    if constexpr (MODE & GRAD) slope[(r0 + r) * G + g] = derivative;
-                }
+                for (int g = 0; g < G; ++g) sink(r0 + r, g, z[r][g]);
             }
         }
     }
@@ -168,7 +185,7 @@ struct Mlp {
     static HD void backward(const float* transposed, const V* delta, int rows, int columns, bool times, V* out) {
         for (int k0 = 0; k0 < columns; k0 += PANEL, transposed += PANEL * rows) {
             V sum[PANEL][G] = {};
-            panel_product<V, G>(transposed, delta, rows, sum);
+            panel_product<V, G>(transposed, delta, rows, columns - k0, sum);
             EBM_FAST_UNROLL
             for (int k = 0; k < PANEL; ++k) {
                 if (k0 + k >= columns) break;
@@ -179,6 +196,12 @@ struct Mlp {
                 }
             }
         }
+    }
+
+    static HD bool coarse(const EnergyView& q) { return q.precision == static_cast<int>(Precision::bfloat16); }
+    template <class V>
+    static HD void round_rows(V* a, int count) {
+        for (int i = 0; i < count; ++i) a[i] = round_bfloat16(a[i]);
     }
 };
 
