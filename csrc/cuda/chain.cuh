@@ -39,18 +39,21 @@ struct ChainThread {
     const EnergyView view;
     const Counter key;
     const int64_t index;  // of the chain in memory
+    const bool exists;  // else a copy of the last chain fills the block up: it may be behind or ahead, and writes nothing
     const Column scratch;  // of the chain
     uint64_t first_step;
     double stretch = 1.0;  // largest element of the scale
     Numbers<float, 1> now;
 
-    __device__ ChainThread(const ChainLaunch& l, const Share& mine, const Tile& block, int64_t chain, const Column& own)
+    __device__ ChainThread(const ChainLaunch& l, const Share& mine, const Tile& block, int64_t chain, bool is_real,
+                           const Column& own)
         : c(l.c),
           share(mine),
           tile(block),
           view{l.parameters, static_cast<int>(l.c.dim), l.c.integers},
           key(make_counter(l.c.stream)),
           index(chain),
+          exists(is_real),
           scratch(own),
           first_step(l.c.stream.step + (l.c.stream.rng ? static_cast<uint64_t>(l.c.stream.rng[1]) : 0)) {
         if (!c.scale) return;
@@ -107,7 +110,7 @@ struct ChainThread {
         const bool fine = status.energy[0] - status.energy[0] == 0.0f && most <= 3.4028234663852886e38;
         if (fine || status.frozen[0]) return;
         status.frozen[0] = status.any_frozen = true;
-        if (share.index() == 0) c.divergence_step[index] = static_cast<int64_t>(first_step + static_cast<uint64_t>(t));
+        if (exists && share.index() == 0) c.divergence_step[index] = static_cast<int64_t>(first_step + static_cast<uint64_t>(t));
     }
 
     __device__ float number(const Schedule& from, int64_t t) const {
@@ -125,9 +128,8 @@ struct ChainThread {
         EBM_FAST_EACH(i, share) to[index * c.dim + i] = from[i];
     }
 
-    // Steps begin ... end - 1. `exists`: the chain is not a copy that fills the block up.
-    __device__ void run(TransitionKind kind, const ChainLaunch& l, const Arrays<float, Events>& a, Events mean, Events squares,
-                        bool exists) {
+    // Steps begin ... end - 1
+    __device__ void run(TransitionKind kind, const ChainLaunch& l, const Arrays<float, Events>& a, Events mean, Events squares) {
         const bool with_grad = needs_grad(c, kind), leads = exists && share.index() == 0;
         Status<float, 1> status{};
         load(c.x, a.x);
@@ -184,8 +186,8 @@ __global__ void __launch_bounds__(REGISTER_THREADS, 4) chain_in_registers(const 
     float* block = l.space ? l.space + blockIdx.x * l.block_floats : reinterpret_cast<float*>(memory);
     float x[DIM], grad[DIM] = {}, momentum[DIM], proposal[DIM], proposal_grad[DIM], before[DIM], mean[DIM], squares[DIM];
     const Arrays<float, float*> arrays = {x, grad, momentum, proposal, proposal_grad, before, l.c.scale};
-    ChainThread<Energy, Exactly<DIM>, float*> thread(l, Exactly<DIM>(), Tile{}, index, {block + threadIdx.x, l.chains});
-    thread.run(KIND, l, arrays, mean, squares, true);
+    ChainThread<Energy, Exactly<DIM>, float*> thread(l, Exactly<DIM>(), Tile{}, index, true, {block + threadIdx.x, l.chains});
+    thread.run(KIND, l, arrays, mean, squares);
 }
 
 template <class Energy>
@@ -203,8 +205,8 @@ __global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER ? 1 : 2) chain_
     const Tile tile = {scratch, l.chains, chain, thread, l.chains * l.team};
     const Team team = {static_cast<int>(l.c.dim), thread % l.team, l.team};
     const Column own = {scratch + chain * Energy::scratch(l.c, 1), 1};
-    ChainThread<Energy, Team, Row> machine(l, team, tile, wanted < last ? wanted : last, own);
-    machine.run(l.c.transition, l, arrays, row(MEAN), row(SQUARES), wanted <= last);
+    ChainThread<Energy, Team, Row> machine(l, team, tile, wanted < last ? wanted : last, wanted <= last, own);
+    machine.run(l.c.transition, l, arrays, row(MEAN), row(SQUARES));
 }
 
 template <class Energy>
