@@ -12,6 +12,27 @@ DTYPES = {torch.float32: 2e-6, torch.float64: 2e-6, torch.bfloat16: 2**-6, torch
 SHAPES = [(3, 16), (5, 7), (2, 1030), (257, 1)]  # blocks whole and cut, several tiles, one element a chain
 
 
+def chains(device: str) -> int:
+    """Whole chains: states in registers and in shared memory, matrix products, and what a run can record."""
+    energies = ef.energies
+    torch.manual_seed(0)
+    targets = [
+        energies.GaussianMixture(torch.randn(5, 2), 0.8), energies.Rosenbrock(2, 1.0, 5.0), energies.Funnel(40),
+        energies.Gaussian(torch.zeros(30), covariance=torch.eye(30) + 0.5), energies.PhiFour((6, 7), 0.5, 0.3),
+        energies.LogisticRegression(torch.randn(90, 6), (torch.rand(90) < 0.5).float(), 1.0),
+        energies.MLPEnergy(3, (24, 17), "silu"),
+    ]  # fmt: skip
+    samplers = [ef.Langevin(0.002), ef.RandomWalkMetropolis(0.1), ef.HMC(0.02, 3), ef.UnderdampedLangevin(0.02)]
+    for energy in targets:
+        energy, x = energy.to(device), torch.randn(37, *energy.event_shape).to(device)
+        for sampler in samplers:
+            options = {"num_steps": 6, "thin": 2, "seed": 5, "moments": True}
+            ours, truth = (ef.sample(energy, sampler, x, strategy=s, **options) for s in ("fused", "reference"))
+            torch.testing.assert_close(ours.samples, truth.samples, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours.stats.mean, truth.stats.mean, rtol=1e-4, atol=1e-4)
+    return len(targets) * len(samplers)
+
+
 def main(device: str) -> int:
     cases = 0
     for shape in SHAPES:
@@ -34,6 +55,7 @@ def main(device: str) -> int:
                 cases += 1
             torch.testing.assert_close(ef.ops.event_norm(x), ef.ops.event_norm(x, backend="reference"), rtol=1e-6, atol=0)
             cases += 1
+    cases += chains(device)
     print(f"{cases} cases agree with the reference on {device}, backend {ef.ops.backend.pick(None, torch.device(device))}")
     return 0
 

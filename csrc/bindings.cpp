@@ -251,6 +251,12 @@ void bind(py::module_& m, const char* name, Params (*make)(Args...), void (*run)
     });
 }
 
+// arguments -> params -> what `ask` says of them
+template <class Params, class Result, class... Args>
+auto with_params(Params (*make)(Args...), Result (*ask)(const Params&)) {
+    return [make, ask](Args... args) { return ask(make(args...)); };
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -268,7 +274,9 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "randperm_cpu", randperm_params, randperm_cpu);
     bind(m, "gather_cpu", gather_params, gather_cpu);
     bind(m, "scatter_cpu", scatter_params, scatter_cpu);
-    py::class_<Schedule>(m, "Schedule").def(py::init(&schedule));
+    py::class_<Schedule>(m, "Schedule").def(py::init(&schedule)).def_property_readonly("fields", [](const Schedule& s) {
+        return py::make_tuple(s.value, reinterpret_cast<Pointer>(s.at), s.chain_stride, s.step_stride);
+    });
     bind(m, "chain_cpu", chain_params, chain_cpu);
     m.def("math_cpu",
           [](int function, Pointer x, Pointer y, int64_t n) { math_cpu(function, at<const float>(x), at<float>(y), n); });
@@ -292,6 +300,10 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "randperm_cuda", randperm_params, randperm_cuda);
     bind(m, "gather_cuda", gather_params, gather_cuda);
     bind(m, "scatter_cuda", scatter_params, scatter_cuda);
+    py::class_<CudaPlace>(m, "CudaPlace").def(py::init<uintptr_t, uintptr_t>());
+    bind(m, "chain_cuda", chain_params, chain_cuda);
+    m.def("chain_cuda_space", with_params(chain_params, chain_cuda_space));
+    m.def("force_chain_steps", force_chain_steps);
     m.attr("cuda_architectures") = EBM_FAST_CUDA_ARCHS;
 #else
     m.attr("cuda_architectures") = "";

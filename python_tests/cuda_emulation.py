@@ -27,19 +27,20 @@ OPS = {
 }  # fmt: skip
 NUMBERS = {
     "int64_t": ctypes.c_int64, "uint64_t": ctypes.c_uint64, "uint32_t": ctypes.c_uint32, "double": ctypes.c_double,
-    "int": ctypes.c_int, "DType": ctypes.c_int, "NoiseKind": ctypes.c_int,
+    "int": ctypes.c_int, "DType": ctypes.c_int, "NoiseKind": ctypes.c_int, "EnergyKind": ctypes.c_int,
+    "TransitionKind": ctypes.c_int, "bool": ctypes.c_bool,
 }  # fmt: skip
 
 
 def structures() -> dict[str, type[ctypes.Structure]]:
-    """The structs of csrc/core/params.h."""
+    """The structs of csrc/core/params.h and chain.h."""
     found: dict[str, type[ctypes.Structure]] = {}
-    text = re.sub(r"//.*", "", (ROOT / "csrc/core/params.h").read_text())
+    text = re.sub(r"//.*", "", "".join((ROOT / "csrc/core" / name).read_text() for name in ("params.h", "chain.h")))
     for name, body in re.findall(r"struct (\w+) \{(.*?)\};", text, re.S):
         fields: list[tuple[str, Any]] = []
-        for type_, names in re.findall(r"(?:const )?(\w+\s*\*?)\s*([\w\s,]+);", body):
+        for type_, names, length in re.findall(r"(?:const )?(\w+\s*\*?)\s*([\w\s,]+)(?:\[(\d+)\])?;", body):
             kind = ctypes.c_void_p if type_.endswith("*") else NUMBERS.get(type_.strip()) or found[type_.strip()]
-            fields += [(field.strip(), kind) for field in names.split(",")]
+            fields += [(field.strip(), kind * int(length) if length else kind) for field in names.split(",")]
         found[name] = type(name, (ctypes.Structure,), {"_fields_": fields})
     return found
 

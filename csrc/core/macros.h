@@ -8,10 +8,12 @@
 #define HD __host__ __device__
 #define EBM_FAST_INLINE inline
 #define EBM_FAST_UNROLL _Pragma("unroll")
+#define EBM_FAST_UNROLL_EVENT _Pragma("unroll")
 #else
 #define HD
 #define EBM_FAST_INLINE inline __attribute__((always_inline))      // a call would push a dozen registers of lanes
 #define EBM_FAST_UNROLL _Pragma("GCC unroll 16")
+#define EBM_FAST_UNROLL_EVENT                                      // events are of any length
 #endif
 
 #define EBM_FAST_CORE_BEGIN \

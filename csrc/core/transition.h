@@ -1,18 +1,21 @@
 // One step of each sampler over G x V chains whose event lies as [dim][G]. `Machine` evaluates the energy and draws the noise:
-//   evaluate<MODE>(x, grad, energy);  normals(out, t, purpose);  log_uniform(out, t)  (ln u of each chain's "accept" block).
+//   evaluate<MODE>(x, grad, energy);  normals(out, t, purpose);  log_uniform(out, t)  (ln u of each chain's "accept" block);
+//   share: the elements that this thread looks after (share.h);  stretch: the largest element of the scale.
 // Arithmetic and random numbers are those of the ops of the same names composed (ebm_fast/reference/).
 #pragma once
+#include <cmath>
 #include "chain.h"
 #include "energies/energy.h"
 #include "langevin.h"
+#include "share.h"
 
 EBM_FAST_CORE_BEGIN
 
 enum Purpose : uint32_t { PURPOSE_LANGEVIN = 1, PURPOSE_ACCEPT = 2, PURPOSE_MOMENTUM = 3, PURPOSE_PROPOSAL = 10 };
 
-template <class V>
-struct Arrays {                  // each # [dim][G]
-    V *x, *grad, *momentum, *proposal, *proposal_grad, *before;
+template <class V, class Row = V*>
+struct Arrays {                  // each # [dim][G], or null
+    Row x, grad, momentum, proposal, proposal_grad, before;
     const float* scale;          // # [dim] or null
 };
 
@@ -35,9 +38,9 @@ struct Status {
 template <class V> HD inline V scale_at(const float* scale, int i) { return broadcast<V>(scale ? scale[i] : 1.0f); }
 
 // p -= kick sigma g;  x += drift sigma p
-template <class V, int G>
-HD inline void leapfrog(int dim, const float* scale, const V (&kick)[G], const V (&drift)[G], V* x, V* p, const V* grad) {
-    for (int i = 0; i < dim; ++i) {
+template <class V, int G, class Share, class Row>
+HD inline void leapfrog(const Share& share, const float* scale, const V (&kick)[G], const V (&drift)[G], Row x, Row p, Row grad) {
+    EBM_FAST_EACH(i, share) {
         const V sigma = scale_at<V>(scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
@@ -74,19 +77,19 @@ HD inline void decide(Machine& machine, int64_t t, double max_error, const V (&b
     }
 }
 
-template <class V, int G>
-HD inline void keep(int dim, const typename Bits<V>::Mask (&accepted)[G], V* x, const V* proposal) {
-    for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+template <class V, int G, class Share, class Row>
+HD inline void keep(const Share& share, const typename Bits<V>::Mask (&accepted)[G], Row x, Row proposal) {
+    EBM_FAST_EACH(i, share) EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) x[i * G + g] = select(accepted[g], proposal[i * G + g], x[i * G + g]);
 }
 
 // x' = x + tau sigma z, accepted or not
-template <class V, int G, class Machine>
-HD inline void random_walk_step(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, int64_t t,
-                                Status<V, G>& status) {
-    const int dim = static_cast<int>(c.dim);
+template <class V, int G, class Machine, class Row>
+HD inline void random_walk_step(Machine& machine, const ChainParams& c, const Arrays<V, Row>& a, const Numbers<V, G>& now,
+                                int64_t t, Status<V, G>& status) {
+    const auto& share = machine.share;
     machine.normals(a.proposal, t, PURPOSE_PROPOSAL);
-    for (int i = 0; i < dim; ++i) {
+    EBM_FAST_EACH(i, share) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) a.proposal[i * G + g] = fma(now.step_size[g] * sigma, a.proposal[i * G + g], a.x[i * G + g]);
@@ -96,26 +99,25 @@ HD inline void random_walk_step(Machine& machine, const ChainParams& c, const Ar
     typename Bits<V>::Mask accepted[G];
     const Sums<V, G> none;
     decide<V, G>(machine, t, c.max_error, now.beta, none, none, energy, status, accepted);
-    keep<V, G>(dim, accepted, a.x, a.proposal);
+    keep<V, G>(share, accepted, a.x, a.proposal);
 }
 
 // A Hamiltonian trajectory of `leapfrogs` steps with fresh or persistent momentum, accepted or not
-template <class V, int G, class Machine>
-HD inline void hmc_step(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, int64_t t,
+template <class V, int G, class Machine, class Row>
+HD inline void hmc_step(Machine& machine, const ChainParams& c, const Arrays<V, Row>& a, const Numbers<V, G>& now, int64_t t,
                         int leapfrogs, Status<V, G>& status) {
-    const int dim = static_cast<int>(c.dim);
+    const auto& share = machine.share;
     V half[G], kick[G];
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) kick[g] = now.beta[g] * now.step_size[g], half[g] = broadcast<V>(0.5f) * kick[g];
-    V* p = a.momentum;
-    V* z = c.flip ? a.before : p;
-    machine.normals(z, t, PURPOSE_MOMENTUM);
+    const Row p = a.momentum;
+    machine.normals(a.proposal, t, PURPOSE_MOMENTUM);
     Sums<V, G> before, after;
-    for (int i = 0; i < dim; ++i) {
+    EBM_FAST_EACH(i, share) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
-            V fresh = z[i * G + g];
+            V fresh = a.proposal[i * G + g];
             if (c.flip) {
                 const V persistence = now.persistence[g];
                 fresh = fma(persistence, p[i * G + g], sqrt(fma(-persistence, persistence, broadcast<V>(1.0f))) * fresh);
@@ -129,13 +131,13 @@ HD inline void hmc_step(Machine& machine, const ChainParams& c, const Arrays<V>&
     }
     V energy[G];
     EBM_FAST_UNROLL
-    for (int g = 0; g < G; ++g) before.at[g] = 0.5 * before.at[g];
+    for (int g = 0; g < G; ++g) before.at[g] = 0.5 * share.sum(before.at[g]);
     for (int l = 1; l < leapfrogs; ++l) {
         machine.template evaluate<GRAD>(a.proposal, a.proposal_grad, energy);
-        leapfrog<V, G>(dim, a.scale, kick, now.step_size, a.proposal, p, a.proposal_grad);
+        leapfrog<V, G>(share, a.scale, kick, now.step_size, a.proposal, p, a.proposal_grad);
     }
     machine.template evaluate<BOTH>(a.proposal, a.proposal_grad, energy);
-    for (int i = 0; i < dim; ++i) {
+    EBM_FAST_EACH(i, share) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
@@ -145,25 +147,41 @@ HD inline void hmc_step(Machine& machine, const ChainParams& c, const Arrays<V>&
         }
     }
     EBM_FAST_UNROLL
-    for (int g = 0; g < G; ++g) after.at[g] = 0.5 * after.at[g];
+    for (int g = 0; g < G; ++g) after.at[g] = 0.5 * share.sum(after.at[g]);
     typename Bits<V>::Mask accepted[G];
     decide<V, G>(machine, t, c.max_error, now.beta, before, after, energy, status, accepted);
-    keep<V, G>(dim, accepted, a.x, a.proposal);
-    keep<V, G>(dim, accepted, a.grad, a.proposal_grad);
+    keep<V, G>(share, accepted, a.x, a.proposal);
+    keep<V, G>(share, accepted, a.grad, a.proposal_grad);
     if (c.flip)
-        for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+        EBM_FAST_EACH(i, share) EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) p[i * G + g] = select(accepted[g], p[i * G + g], -a.before[i * G + g]);
+}
+
+// How far from zero the next state can be: |x'| <= (1 + s p) |x| + s |g| + m |v| + 6.77 n of Langevin, and for BAOAB
+// |x| + e (|p| + e |g| + 6.77 n); with a scale, s sigma^2, n sigma and e sigma of its largest element. x, slope, speed: norms.
+HD inline double reach(const ChainParams& c, double stretch, double s, double noise_std, double x, double slope, double speed) {
+    constexpr double LARGEST_NORMAL = 6.77;  // sqrt(66 ln 2), see core/normal.h
+    const double noise = LARGEST_NORMAL * noise_std;
+    if (c.grad_clip < __builtin_inf()) {
+        const double most = c.grad_clip * ::sqrt(static_cast<double>(c.dim));
+        slope = slope > most ? most : slope;
+    } else if (c.grad_clip_norm < __builtin_inf() && slope - slope == 0.0) {
+        slope = slope > c.grad_clip_norm ? c.grad_clip_norm : slope;
+    }
+    if (c.transition == TransitionKind::baoab) return x + s * stretch * (speed + s * stretch * slope + noise);
+    const double area = s * stretch * stretch, drag = c.prior_precision < 0.0 ? -c.prior_precision : c.prior_precision;
+    return x * (1.0 + area * drag) + area * slope + (c.heavy_ball < 0.0 ? -c.heavy_ball : c.heavy_ball) * speed + stretch * noise;
 }
 
 // Langevin's and BAOAB's guard: chains whose energy is not finite, or whose next state could leave float32's range, are frozen.
 // Where all elements and coefficients are far from that range nothing more is looked at.
-template <class V, int G, class Machine>
-HD inline void freeze(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, int64_t t,
+template <class V, int G, class Machine, class Row>
+HD inline void freeze(Machine& machine, const ChainParams& c, const Arrays<V, Row>& a, const Numbers<V, G>& now, int64_t t,
                       Status<V, G>& status) {
-    const int dim = static_cast<int>(c.dim);
+    const auto& share = machine.share;
     using I = typename Bits<V>::type;
     I most[G] = {};
-    for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+    EBM_FAST_EACH(i, share) EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) {
         const I bx = float_to_bits(a.x[i * G + g]) & 0x7FFFFFFF, bg = float_to_bits(a.grad[i * G + g]) & 0x7FFFFFFF;
         most[g] = bx > most[g] ? bx : most[g];
@@ -180,38 +198,37 @@ HD inline void freeze(Machine& machine, const ChainParams& c, const Arrays<V>& a
                            (now.noise_std[g] < broadcast<V>(1e9f));      // 1e15 in the bits of a float
         doubt = doubt || any(small == 0);
     }
-    if (doubt) machine.freeze_exactly(a, now, t, status);
+    if (share.any(doubt)) machine.freeze_exactly(a, now, t, status);
 }
 
-template <class V, int G>
-HD inline void add_norms(int dim, const V* grad, bool of_frozen, Status<V, G>& status, V (&norm)[G]) {
+template <class V, int G, class Share, class Row>
+HD inline void add_norms(const Share& share, Row grad, bool of_frozen, Status<V, G>& status, V (&norm)[G]) {
     Sums<V, G> squares;
-    for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
+    EBM_FAST_EACH(i, share) EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) squares.add(g, grad[i * G + g], grad[i * G + g]);
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) {
-        norm[g] = root(squares.at[g]);
+        norm[g] = root(share.sum(squares.at[g]));
         const auto seen = widen(norm[g]);
         status.norm_sum[g] = status.norm_sum[g] + (of_frozen ? seen : select(status.frozen[g], make_wide<V>(0.0), seen));
     }
 }
 
-// x <- clamp(clamp(x - s (clip(g) + p x)) + n z), or one of its two moves alone (grad or z null)
-template <class V, int G>
-HD inline void langevin_move(const ChainParams& c, const Arrays<V>& a, const V* grad, const V* z, const Numbers<V, G>& now,
-                             const V (&shrink)[G], const Status<V, G>& status) {
-    const int dim = static_cast<int>(c.dim);
+// x <- clamp(clamp(x - s (clip(g) + p x)) + n z), or one of its two moves alone; z = a.proposal
+template <class V, int G, class Share, class Row>
+HD inline void langevin_move(const Share& share, const ChainParams& c, const Arrays<V, Row>& a, bool moved, bool noisy,
+                             const Numbers<V, G>& now, const V (&shrink)[G], const Status<V, G>& status) {
     const double inf = __builtin_inf();
-    const bool plain = grad && !a.momentum && !status.any_frozen && !(c.prior_precision != 0.0) && c.grad_clip == inf &&
+    const bool plain = moved && !c.momentum && !status.any_frozen && !(c.prior_precision != 0.0) && c.grad_clip == inf &&
                        c.step_lo == -inf && c.step_hi == inf && c.noise_lo == -inf && c.noise_hi == inf &&
                        c.grad_clip_norm == inf;
     if (plain) {
-        for (int i = 0; i < dim; ++i) {
+        EBM_FAST_EACH(i, share) {
             const V sigma = scale_at<V>(a.scale, i);
             EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) {
-                const V y = fma(-(now.step_size[g] * (sigma * sigma)), grad[i * G + g], a.x[i * G + g]);
-                a.x[i * G + g] = z ? fma(now.noise_std[g] * sigma, z[i * G + g], y) : y;
+                const V y = fma(-(now.step_size[g] * (sigma * sigma)), a.grad[i * G + g], a.x[i * G + g]);
+                a.x[i * G + g] = noisy ? fma(now.noise_std[g] * sigma, a.proposal[i * G + g], y) : y;
             }
         }
         return;
@@ -219,25 +236,25 @@ HD inline void langevin_move(const ChainParams& c, const Arrays<V>& a, const V* 
     LangevinCoefficients<V> k = {};
     k.momentum = broadcast<V>(c.heavy_ball), k.prior_precision = broadcast<V>(c.prior_precision);
     k.grad_clip = broadcast<V>(c.grad_clip);
-    k.step_lo = broadcast<V>(grad ? c.step_lo : -inf), k.step_hi = broadcast<V>(grad ? c.step_hi : inf);
-    k.noise_lo = broadcast<V>(!grad || !c.noise_first ? c.noise_lo : -inf);
-    k.noise_hi = broadcast<V>(!grad || !c.noise_first ? c.noise_hi : inf);
-    for (int i = 0; i < dim; ++i) {
+    k.step_lo = broadcast<V>(moved ? c.step_lo : -inf), k.step_hi = broadcast<V>(moved ? c.step_hi : inf);
+    k.noise_lo = broadcast<V>(!moved || !c.noise_first ? c.noise_lo : -inf);
+    k.noise_hi = broadcast<V>(!moved || !c.noise_first ? c.noise_hi : inf);
+    EBM_FAST_EACH(i, share) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             const int at = i * G + g;
             k.step_size = now.step_size[g] * (sigma * sigma), k.noise_std = now.noise_std[g] * sigma, k.grad_scale = shrink[g];
-            const V noise = z ? z[at] : broadcast<V>(0.0f), old = a.x[at];
+            const V noise = noisy ? a.proposal[at] : broadcast<V>(0.0f), old = a.x[at];
             V next;
-            if (!grad) {
+            if (!moved) {
                 next = langevin_noise(old, noise, k);
-            } else if (a.momentum) {
+            } else if (c.momentum) {
                 V speed = a.momentum[at];
-                next = langevin_update_heavy_ball(old, grad[at], noise, speed, k);
+                next = langevin_update_heavy_ball(old, a.grad[at], noise, speed, k);
                 a.momentum[at] = select(status.frozen[g], a.momentum[at], speed);
             } else {
-                next = langevin_update(old, grad[at], noise, k);
+                next = langevin_update(old, a.grad[at], noise, k);
             }
             a.x[at] = select(status.frozen[g], old, next);
         }
@@ -245,64 +262,115 @@ HD inline void langevin_move(const ChainParams& c, const Arrays<V>& a, const V* 
 }
 
 // The gradient-first step needs energy and gradient at x (and leaves them behind: see the driver); noise-first evaluates inside.
-template <class V, int G, class Machine>
-HD inline void langevin_step(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, bool noisy,
-                             int64_t t, Status<V, G>& status) {
-    const int dim = static_cast<int>(c.dim);
+template <class V, int G, class Machine, class Row>
+HD inline void langevin_step(Machine& machine, const ChainParams& c, const Arrays<V, Row>& a, const Numbers<V, G>& now,
+                             bool noisy, int64_t t, Status<V, G>& status) {
+    const auto& share = machine.share;
     V shrink[G], norm[G];
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) shrink[g] = broadcast<V>(1.0f);
-    V* z = noisy ? a.proposal : nullptr;
-    if (noisy) machine.normals(z, t, PURPOSE_LANGEVIN);
+    if (noisy) machine.normals(a.proposal, t, PURPOSE_LANGEVIN);
     if (c.noise_first) {
-        langevin_move<V, G>(c, a, nullptr, z, now, shrink, status);
+        langevin_move<V, G>(share, c, a, false, noisy, now, shrink, status);
         if (c.guard) machine.template evaluate<BOTH>(a.x, a.grad, status.energy);
         else machine.template evaluate<GRAD>(a.x, a.grad, status.energy);
-        z = nullptr;
+        noisy = false;
     }
     if (c.guard) freeze<V, G>(machine, c, a, now, t, status);
     if (c.norm_sum || c.grad_clip_norm < __builtin_inf()) {
-        add_norms<V, G>(dim, a.grad, false, status, norm);
+        add_norms<V, G>(share, a.grad, false, status, norm);
         if (c.grad_clip_norm < __builtin_inf()) {
             const V bound = broadcast<V>(c.grad_clip_norm), floor = broadcast<V>(c.grad_clip_norm > 0.0 ? c.grad_clip_norm : 1.0);
             EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) shrink[g] = bound / (norm[g] < floor ? floor : norm[g]);
         }
     }
-    langevin_move<V, G>(c, a, a.grad, z, now, shrink, status);
+    langevin_move<V, G>(share, c, a, true, noisy, now, shrink, status);
 }
 
 // B A O A B: kick, drift, friction and noise, drift, kick
-template <class V, int G, class Machine>
-HD inline void baoab_step(Machine& machine, const ChainParams& c, const Arrays<V>& a, const Numbers<V, G>& now, int64_t t,
+template <class V, int G, class Machine, class Row>
+HD inline void baoab_step(Machine& machine, const ChainParams& c, const Arrays<V, Row>& a, const Numbers<V, G>& now, int64_t t,
                           Status<V, G>& status) {
-    const int dim = static_cast<int>(c.dim);
-    V* z = a.proposal;
-    machine.normals(z, t, PURPOSE_MOMENTUM);
+    const auto& share = machine.share;
+    machine.normals(a.proposal, t, PURPOSE_MOMENTUM);
     if (c.guard) freeze<V, G>(machine, c, a, now, t, status);
     V half[G], norm[G];
-    if (c.norm_sum) add_norms<V, G>(dim, a.grad, false, status, norm);
+    if (c.norm_sum) add_norms<V, G>(share, a.grad, false, status, norm);
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) half[g] = broadcast<V>(0.5f) * now.step_size[g];
-    for (int i = 0; i < dim; ++i) {
+    EBM_FAST_EACH(i, share) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             const int at = i * G + g;
             const V move = half[g] * sigma, kicked = fma(-move, a.grad[at], a.momentum[at]), middle = fma(move, kicked, a.x[at]);
-            const V refreshed = fma(now.persistence[g], kicked, now.noise_std[g] * z[at]);
+            const V refreshed = fma(now.persistence[g], kicked, now.noise_std[g] * a.proposal[at]);
             a.momentum[at] = select(status.frozen[g], a.momentum[at], refreshed);
             a.x[at] = select(status.frozen[g], a.x[at], fma(move, refreshed, middle));
         }
     }
     machine.template evaluate<BOTH>(a.x, a.grad, status.energy);
-    for (int i = 0; i < dim; ++i) {
+    EBM_FAST_EACH(i, share) {
         const V sigma = scale_at<V>(a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             const int at = i * G + g;
             a.momentum[at] = select(status.frozen[g], a.momentum[at], fma(-(half[g] * sigma), a.grad[at], a.momentum[at]));
         }
+    }
+}
+
+// Whether a chain's energy and gradient must be known when it begins.
+HD inline bool needs_grad(const ChainParams& c, TransitionKind kind) {
+    return kind != TransitionKind::random_walk && !(kind == TransitionKind::langevin && c.noise_first);
+}
+
+// Step t of the call, whose last one ends in front of `end`; `finish`: energy and gradient are wanted then.
+template <class V, int G, class Machine, class Row>
+HD inline void take_step(TransitionKind kind, Machine& machine, const ChainParams& c, const Arrays<V, Row>& a,
+                         const Numbers<V, G>& now, int64_t t, int64_t end, bool finish, bool recorded, Status<V, G>& status) {
+    switch (kind) {
+        case TransitionKind::langevin: {
+            const bool energy = recorded && c.energies, last = t + 1 == end;
+            langevin_step<V, G>(machine, c, a, now, c.noise_std.at || c.noise_std.value != 0.0, t, status);
+            if (c.noise_first) {
+                if (energy || (last && finish)) machine.template evaluate<VALUE>(a.x, a.grad, status.energy);
+            } else if (c.guard || last || energy) {
+                if (!last || finish || energy) machine.template evaluate<BOTH>(a.x, a.grad, status.energy);
+            } else {
+                machine.template evaluate<GRAD>(a.x, a.grad, status.energy);
+            }
+            break;
+        }
+        case TransitionKind::random_walk: random_walk_step<V, G>(machine, c, a, now, t, status); break;
+        case TransitionKind::hmc:
+            hmc_step<V, G>(machine, c, a, now, t, static_cast<int>(c.leapfrogs_at ? c.leapfrogs_at[t] : c.leapfrogs), status);
+            break;
+        case TransitionKind::baoab: baoab_step<V, G>(machine, c, a, now, t, status); break;
+    }
+}
+
+// The Hamiltonian that is recorded: of BAOAB the one at the present momentum.
+template <class V, int G, class Machine, class Row>
+HD inline void hamiltonian_now(TransitionKind kind, const Machine& machine, const Arrays<V, Row>& a, Status<V, G>& status) {
+    if (kind != TransitionKind::baoab) return;
+    Sums<V, G> squares;
+    EBM_FAST_EACH(i, machine.share) EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) squares.add(g, a.momentum[i * G + g], a.momentum[i * G + g]);
+    EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) status.hamiltonian[g] = widen(status.energy[g]) + 0.5 * machine.share.sum(squares.at[g]);
+}
+
+template <class V, int G, class Share, class Row>
+HD inline void update_moments(const Share& share, int64_t states, Row x, Row mean, Row squares) {
+    const V count = broadcast<V>(static_cast<double>(states));
+    EBM_FAST_EACH(i, share) EBM_FAST_UNROLL
+    for (int g = 0; g < G; ++g) {
+        const int at = i * G + g;
+        const V off = x[at] - mean[at];
+        mean[at] = mean[at] + off / count;
+        squares[at] = fma(off, x[at] - mean[at], squares[at]);
     }
 }
 

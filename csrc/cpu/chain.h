@@ -19,8 +19,19 @@ struct EnergyEntry {
     int64_t (*scratch)(const EnergyView&);
 };
 
+template <int G, class E, int MODE>
+void evaluate_whole(const EnergyView& q, const F* x, F* grad, F* energy, F* scratch) {
+    E::template evaluate<F, G, MODE>(q, Whole(q.dim), const_cast<F*>(x), grad, energy, scratch);
+}
+
 template <int G, class E>
 constexpr EnergyEntry<G> entry() {
+    return {{nullptr, evaluate_whole<G, E, VALUE>, evaluate_whole<G, E, GRAD>, evaluate_whole<G, E, BOTH>}, E::scratch};
+}
+
+// Energies that are matrix products: a GPU has its own loops for them.
+template <int G, class E>
+constexpr EnergyEntry<G> matrix_entry() {
     return {{nullptr, E::template evaluate<F, G, VALUE>, E::template evaluate<F, G, GRAD>, E::template evaluate<F, G, BOTH>},
             E::scratch};
 }
@@ -30,16 +41,18 @@ constexpr int MOST_MLP_GROUPS = 2;
 
 template <int G>
 constexpr EnergyEntry<G> mlp_entry() {
-    if constexpr (G <= MOST_MLP_GROUPS) return entry<G, Mlp>();
+    if constexpr (G <= MOST_MLP_GROUPS) return matrix_entry<G, Mlp>();
     else return {};
 }
 
 // in the order of EnergyKind
 template <int G>
-constexpr EnergyEntry<G> ENERGIES[] = {
-    entry<G, GaussianDiagonal>(), entry<G, GaussianDense>(),      entry<G, Mixture>(),      entry<G, Gamma>(),
-    entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),         entry<G, Funnel>(),       entry<G, Ring>(),
-    entry<G, PhiFour>(),          entry<G, LogisticRegression>(), entry<G, EightSchools>(), mlp_entry<G>()};
+constexpr EnergyEntry<G> ENERGIES[] = {entry<G, GaussianDiagonal>(), matrix_entry<G, GaussianDense>(),
+                                       entry<G, Mixture>(),          entry<G, Gamma>(),
+                                       entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),
+                                       entry<G, Funnel>(),           entry<G, Ring>(),
+                                       entry<G, PhiFour>(),          matrix_entry<G, LogisticRegression>(),
+                                       entry<G, EightSchools>(),     mlp_entry<G>()};
 
 inline EnergyView energy_view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers, c.precision}; }
 
@@ -183,6 +196,7 @@ struct ChainTile {
     const Counter key;
     F* scratch;
     double stretch = 1.0;  // largest element of the scale
+    const Whole share;
     U chains[G];
     Numbers<F, G> now;
 
@@ -195,7 +209,8 @@ struct ChainTile {
           mlp(kernels),
           keys(table),
           key(counter),
-          scratch(space) {
+          scratch(space),
+          share(view.dim) {
         uint32_t lanes[G * W];
         for (int lane = 0; lane < G * W; ++lane) lanes[lane] = static_cast<uint32_t>(index.chain(lane)) + key.chain_offset;
         std::memcpy(chains, lanes, sizeof chains);
@@ -236,11 +251,8 @@ struct ChainTile {
                 out[g + k] = log_unit<F, I>(word_to_uniform<F, U>(group_of(counter[0], k)));
         }
     }
-    // Rare: norms in float64, chain by chain. |x'| <= (1 + s p) |x| + s |g| + m |v| + 6.77 n of Langevin, and for BAOAB
-    // |x| + e (|p| + e |g| + 6.77 n); with a scale, s sigma^2, n sigma and e sigma of its largest element.
+    // Rare: norms in float64, chain by chain.
     void freeze_exactly(const Arrays<F>& a, const Numbers<F, G>& at, int64_t t, Status<F, G>& status) {
-        const bool baoab = c.transition == TransitionKind::baoab;
-        constexpr double LARGEST_NORMAL = 6.77;  // sqrt(66 ln 2), see core/normal.h
         for (int lane = 0; lane < G * W; ++lane) {
             const int g = lane / W, k = lane % W;
             if (status.frozen[g][k]) continue;
@@ -249,20 +261,10 @@ struct ChainTile {
                 const double xi = a.x[i * G + g][k], gi = a.grad[i * G + g][k], vi = c.momentum ? a.momentum[i * G + g][k] : 0.0f;
                 x += xi * xi, slope += gi * gi, speed += vi * vi;
             }
-            x = __builtin_sqrt(x), slope = __builtin_sqrt(slope), speed = __builtin_sqrt(speed);
-            if (c.grad_clip < __builtin_inf()) {
-                const double most = c.grad_clip * __builtin_sqrt(static_cast<double>(view.dim));
-                slope = slope > most ? most : slope;
-            } else if (c.grad_clip_norm < __builtin_inf() && slope - slope == 0.0) {
-                slope = slope > c.grad_clip_norm ? c.grad_clip_norm : slope;
-            }
-            const double s = at.step_size[g][k], noise = LARGEST_NORMAL * at.noise_std[g][k],
-                         drag = __builtin_fabs(c.prior_precision);
-            const double reach = baoab ? x + s * stretch * (speed + s * stretch * slope + noise)
-                                       : x * (1.0 + s * stretch * stretch * drag) + s * stretch * stretch * slope +
-                                             __builtin_fabs(c.heavy_ball) * speed + stretch * noise;
+            const double most = reach(c, stretch, at.step_size[g][k], at.noise_std[g][k], __builtin_sqrt(x),
+                                      __builtin_sqrt(slope), __builtin_sqrt(speed));
             const float e = status.energy[g][k];
-            if (e - e == 0.0f && reach <= 3.4028234663852886e38) continue;
+            if (e - e == 0.0f && most <= 3.4028234663852886e38) continue;
             status.frozen[g][k] = -1;
             status.any_frozen = true;
             if (lane < index.count) c.divergence_step[index.first + lane] = static_cast<int64_t>(step_of(t));
@@ -293,7 +295,7 @@ struct ChainTile {
     void run(F* space) {
         const int64_t dim = c.dim, rows = dim * G;
         const bool langevin = c.transition == TransitionKind::langevin, walk = c.transition == TransitionKind::random_walk;
-        const bool needs_grad = !walk && !(langevin && c.noise_first);
+        const bool with_grad = needs_grad(c, c.transition);
         Arrays<F> a = {space,
                        space + rows,
                        c.momentum || !langevin ? space + 2 * rows : nullptr,
@@ -317,46 +319,25 @@ struct ChainTile {
         if (c.norm_sum) load_numbers(index, c.norm_sum, 1, status.norm_sum);
         if (c.carried) {
             for (int lane = 0; lane < G * W; ++lane) status.energy[lane / W][lane % W] = c.energy[index.chain(lane)];
-            if (needs_grad) load_rows(index, c.grad, dim, a.grad);
-        } else if (needs_grad) {
+            if (with_grad) load_rows(index, c.grad, dim, a.grad);
+        } else if (with_grad) {
             evaluate<BOTH>(a.x, a.grad, status.energy);
         } else if (walk) {
             evaluate<VALUE>(a.x, a.grad, status.energy);
         }
-        const bool noisy = c.noise_std.at || c.noise_std.value != 0.0;
         int64_t kept = 0;
         for (int64_t t = 0; t < c.steps; ++t) {
             numbers_at(t);
             const bool recorded = (t + 1) % c.thin == 0;
-            switch (c.transition) {
-                case TransitionKind::langevin:
-                    langevin_step<F, G>(*this, c, a, now, noisy, t, status);
-                    if (!c.noise_first) {
-                        if (c.guard || t + 1 == c.steps || (recorded && c.energies)) {
-                            if (t + 1 < c.steps || c.finish || (recorded && c.energies))
-                                evaluate<BOTH>(a.x, a.grad, status.energy);
-                        } else {
-                            evaluate<GRAD>(a.x, a.grad, status.energy);
-                        }
-                    } else if ((recorded && c.energies) || (t + 1 == c.steps && c.finish)) {
-                        evaluate<VALUE>(a.x, a.grad, status.energy);
-                    }
-                    break;
-                case TransitionKind::random_walk: random_walk_step<F, G>(*this, c, a, now, t, status); break;
-                case TransitionKind::hmc:
-                    hmc_step<F, G>(*this, c, a, now, t, static_cast<int>(c.leapfrogs_at ? c.leapfrogs_at[t] : c.leapfrogs),
-                                   status);
-                    break;
-                case TransitionKind::baoab: baoab_step<F, G>(*this, c, a, now, t, status); break;
-            }
-            if (c.mean) update_moments(t, a.x, mean, squares);
+            take_step<F, G>(c.transition, *this, c, a, now, t, c.steps, c.finish, recorded, status);
+            if (c.mean) update_moments<F, G>(share, c.count + t + 1, a.x, mean, squares);
             if (recorded) record(kept++, a, status);
         }
         store_rows(index, a.x, dim, c.x);
         if (c.momentum) store_rows(index, a.momentum, dim, c.momentum);
         if (c.mean) store_rows(index, mean, dim, c.mean), store_rows(index, squares, dim, c.squares);
         if (c.energy) store_numbers(index, status.energy, c.energy);
-        if (c.grad && needs_grad) store_rows(index, a.grad, dim, c.grad);
+        if (c.grad && with_grad) store_rows(index, a.grad, dim, c.grad);
         if (c.counters) {
             const Wide* from[] = {status.probability_sum, status.accepted, status.divergent, status.probability,
                                   status.hamiltonian};
@@ -365,25 +346,11 @@ struct ChainTile {
         if (c.norm_sum) store_numbers(index, status.norm_sum, c.norm_sum, 1);
     }
 
-    void update_moments(int64_t t, const F* x, F* mean, F* squares) const {
-        const F count = broadcast<F>(static_cast<double>(c.count + t + 1));
-        for (int64_t i = 0; i < c.dim * G; ++i) {
-            const F off = x[i] - mean[i];
-            mean[i] += off / count;
-            squares[i] = fma(off, x[i] - mean[i], squares[i]);
-        }
-    }
-
     void record(int64_t row, const Arrays<F>& a, Status<F, G>& status) const {
         if (c.samples) store_rows(index, a.x, c.dim, c.samples + row * c.chains * c.dim);
         if (c.energies) store_numbers(index, status.energy, c.energies + row * c.chains);
         if (!c.hamiltonians) return;
-        if (c.transition == TransitionKind::baoab) {
-            Sums<F, G> squares;
-            for (int64_t i = 0; i < c.dim; ++i)
-                for (int g = 0; g < G; ++g) squares.add(g, a.momentum[i * G + g], a.momentum[i * G + g]);
-            for (int g = 0; g < G; ++g) status.hamiltonian[g] = widen(status.energy[g]) + 0.5 * squares.at[g];
-        }
+        hamiltonian_now<F, G>(c.transition, *this, a, status);
         store_numbers(index, status.hamiltonian, c.hamiltonians + row * c.chains, 1);
     }
 };

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..ops.chain import PRECISIONS
-
-# Number of packed parameters of each kind, from the dimension d and the integers; the comment gives their order.
-PACKED: dict[str, Callable[..., int]] = {
-    "gaussian_diagonal": lambda d: 2 * d,  # mean (d), precision (d)
-    "gaussian_dense": lambda d: d + d * d,  # mean (d), precision (d, d)
-    "mixture": lambda d, m: m + 2 * m * d,  # log weight and normaliser (M), means (M, d), precisions (M, d)
-    "gamma": lambda d: 2 * d,  # concentration (d), rate (d)
-    "double_well": lambda d: 2,  # height, width
-    "rosenbrock": lambda d: 2,  # a, b
-    "funnel": lambda d: 1,  # scale
-    "ring": lambda d: 2,  # radius, width
-    "phi_four": lambda d, h, w: 2,  # mass2, coupling
-    "logistic_regression": lambda d, n: 1 + n * d,  # prior precision, rows (2 y - 1) x (N, d)
-    "eight_schools": lambda d, j: 2 + 2 * j,  # mu scale, tau scale, y (J), 1 / sigma (J)
-    # negative slope, then weight (out, in) and bias (out) of each layer
-    "mlp": lambda d, activation, hidden, *widths: 1 + sum(b * (a + 1) for a, b in zip((d, *widths), (*widths, 1))),
-}
+from ..ops.chain import PACKED, PRECISIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +15,7 @@ class Descriptor:
     """E(x) = native(kind, dim, integers, parameters; x) + offset, with x flattened to dim numbers.
 
     Args:
-        kind: a name in `PACKED`.
+        kind: a name in `ebm_fast.ops.chain.PACKED`.
         dim: numbers in an event.
         integers: sizes that the kind needs beside dim: (M,) of "mixture", (H, W) of "phi_four", (N,) of
             "logistic_regression", (J,) of "eight_schools", (activation, H, w_1 ... w_H) of "mlp", else ().
@@ -63,6 +45,8 @@ class Descriptor:
             length = PACKED[self.kind](self.dim, *self.integers)
         except TypeError:
             raise ValueError(f"integers: wrong number of them for kind {self.kind!r}: {self.integers}") from None
+        if length < 0:
+            raise ValueError(f"integers {self.integers} do not fit kind {self.kind!r} of {self.dim} numbers")
         p = self.parameters
         if p.shape != (length,) or p.dtype is not torch.float32 or not p.is_contiguous():
             raise ValueError(

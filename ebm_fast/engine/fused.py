@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..ops import user_energy
-from ..ops.backend import pick, wish
 from ..ops.backend import why_not as why_not_backend
+from ..ops.backend import wish
 from ..ops.chain import chain_
 from .energy import Energy, EnergyFunction
 from .keep import Kept, Moments, Pace, first_guess
@@ -55,11 +55,11 @@ def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any
     if energy.descriptor().kind.startswith(user_energy.PREFIX):  # type: ignore[attr-defined]
         reason = user_energy.why_not(x.device, backend)
         return reason or (f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x))
-    asked = wish(backend)
-    if asked not in ("auto", "cpu") or x.device.type != "cpu":
-        return f"there is no whole-chain code of backend {asked!r} on {x.device.type}"
-    if why_not_backend("cpu") or pick(backend, x.device) != "cpu":
-        return why_not_backend("cpu")
+    asked, device = wish(backend), x.device.type
+    if device not in ("cpu", "cuda") or asked not in ("auto", device):
+        return f"there is no whole-chain code of backend {asked!r} on {device}"
+    if reason := why_not_backend(device):
+        return reason
     return f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x)
 
 

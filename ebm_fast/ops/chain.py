@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,26 +22,29 @@ TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
 PRECISIONS = ("float32", "tf32", "bfloat16")  # of matrix products, numbered as in csrc/core/chain.h
 
 
-def _mlp_size(dim: int, activation: int, layers: int, widths: tuple[int, ...]) -> int:
+
+
+def _mlp_size(dim: int, activation: int, layers: int, *widths: int) -> int:
     if not (0 <= activation <= 5 and 1 <= layers <= 4 and len(widths) == layers and min(widths) >= 1):
         return -1
     return 1 + sum(out * (into + 1) for into, out in zip((dim, *widths), (*widths, 1)))
 
 
-# Number of packed parameters of each kind of energy, from dim and the descriptor's integers.
-SIZES: dict[str, Any] = {
-    "gaussian_diagonal": lambda d: 2 * d,
-    "gaussian_dense": lambda d: d + d * d,
-    "mixture": lambda d, m: m + 2 * m * d,
-    "gamma": lambda d: 2 * d,
-    "double_well": lambda d: 2,
-    "rosenbrock": lambda d: 2,
-    "funnel": lambda d: 1,
-    "ring": lambda d: 2,
-    "phi_four": lambda d, height, width: 2 if height * width == d else -1,
-    "logistic_regression": lambda d, rows: 1 + rows * d,
-    "eight_schools": lambda d, schools: 2 + 2 * schools if schools + 2 == d else -1,
-    "mlp": lambda d, activation, layers, *widths: _mlp_size(d, activation, layers, widths),
+# Number of packed parameters of each kind of energy, from dim and the descriptor's integers (-1: they do not fit each other); the
+# comment gives their order.
+PACKED: dict[str, Callable[..., int]] = {
+    "gaussian_diagonal": lambda d: 2 * d,  # mean (d), precision (d)
+    "gaussian_dense": lambda d: d + d * d,  # mean (d), precision (d, d)
+    "mixture": lambda d, m: m + 2 * m * d,  # log weight and normaliser (M), means (M, d), precisions (M, d)
+    "gamma": lambda d: 2 * d,  # concentration (d), rate (d)
+    "double_well": lambda d: 2,  # height, width
+    "rosenbrock": lambda d: 2,  # a, b
+    "funnel": lambda d: 1,  # scale
+    "ring": lambda d: 2,  # radius, width
+    "phi_four": lambda d, h, w: 2 if h * w == d else -1,  # mass2, coupling
+    "logistic_regression": lambda d, n: 1 + n * d,  # prior precision, rows (2 y - 1) x (N, d)
+    "eight_schools": lambda d, j: 2 + 2 * j if j + 2 == d else -1,  # mu scale, tau scale, y (J), 1 / sigma (J)
+    "mlp": _mlp_size,  # negative slope, then weight (out, in) and bias (out) of each layer
 }
 
 
@@ -59,16 +62,16 @@ class Descriptor(Protocol):
 
 
 def _runner(x: Tensor, backend: str, kind: str) -> Any:
-    """cpu, or plain PyTorch where nothing else was asked for; Triton for energies written in it."""
+    """cpu, cuda, or plain PyTorch where nothing else was asked for; Triton for energies written in it."""
     if kind.startswith(user_energy.PREFIX):
         reason = user_energy.why_not(x.device, backend)
         if reason and wish(backend) not in ("auto", "reference"):
             raise BackendError(f"whole chains of this energy cannot run here: {reason}")
         return implementation("chain_", "reference" if reason else "triton")
     name = pick(backend, x.device)
-    if name in ("cuda", "triton"):
+    if name == "triton":
         if wish(backend) != "auto":
-            raise BackendError(f"backend {name!r} has no whole chains; use backend='cpu' on the CPU, or 'reference'")
+            raise BackendError("backend 'triton' has no whole chains; use 'cpu' on the CPU, 'cuda' on a GPU, or 'reference'")
         name = "reference"
     return implementation("chain_", name)
 
@@ -100,9 +103,9 @@ _op = define(_SCHEMA, _impl, lambda *args: None)
 def check_descriptor(descriptor: Any, x: Tensor) -> None:
     """Raises TypeError or ValueError unless the descriptor is one of a known energy on events of x's size."""
     kind, dim, integers, parameters = descriptor.kind, descriptor.dim, tuple(descriptor.integers), descriptor.parameters
-    sizes = user_energy.sizes(kind) or SIZES
+    sizes = user_energy.sizes(kind) or PACKED
     if kind not in sizes:
-        raise ValueError(f"descriptor.kind must be one of {', '.join(SIZES)}, got {kind!r}")
+        raise ValueError(f"descriptor.kind must be one of {', '.join(PACKED)}, got {kind!r}")
     size = x.numel() // x.shape[0] if x.shape[0] else dim
     if dim != size:
         raise ValueError(f"descriptor is of an energy of {dim} numbers, x has events of {size}: shape {tuple(x.shape)}")
@@ -228,12 +231,14 @@ def chain_(
     lengths = None
     if not isinstance(leapfrogs, int):
         lengths = torch.tensor(list(leapfrogs), dtype=torch.int32)
-        leapfrogs = int(lengths.min()) if lengths.numel() else 1
+        shortest, leapfrogs = (int(lengths.min()), int(lengths.max())) if lengths.numel() else (1, 1)
         if lengths.numel() != steps:
             raise ValueError(f"leapfrogs must be an int or {steps} of them, one per step, got {lengths.numel()}")
         lengths = lengths.to(x.device)
-    if leapfrogs < 1:
-        raise ValueError(f"leapfrogs must be at least 1, got {leapfrogs}")
+    else:
+        shortest = leapfrogs
+    if shortest < 1:
+        raise ValueError(f"leapfrogs must be at least 1, got {shortest}")
     checks.event_like(scale, "scale", x)
     carries = flip or transition == "baoab" or (transition == "langevin" and heavy_ball != 0.0)
     if carries and momentum is None:

@@ -300,7 +300,7 @@ def _schedule(number: float, at: Tensor | None) -> Any:
     return _C.Schedule(number, at.data_ptr(), chain_stride, at.stride(0) if at.ndim == 2 else 0)
 
 
-def chain_cpu(
+def _chain_args(
     x: Tensor, parameters: Tensor, energy: Tensor | None, grad: Tensor | None, momentum: Tensor | None, scale: Tensor | None,
     step_size_at: Tensor | None, noise_std_at: Tensor | None, beta_at: Tensor | None, persistence_at: Tensor | None,
     leapfrogs_at: Tensor | None, divergence_step: Tensor | None, norm_sum: Tensor | None, samples: Tensor | None,
@@ -309,12 +309,26 @@ def chain_cpu(
     leapfrogs: int, carried: bool, finish: bool, flip: bool, noise_first: bool, guard: bool, step_size: float,
     noise_std: float, beta: float, persistence: float, numbers: list[float], seed: int, step: int, chain_offset: int,
     precision: str,
-) -> None:  # fmt: skip
+) -> tuple:  # fmt: skip
     pointers = (x, parameters, energy, grad, momentum, scale, leapfrogs_at, divergence_step, norm_sum, samples, energies,
                 hamiltonians, counters, mean, squares, rng)  # fmt: skip
-    _C.chain_cpu(
+    return (
         *map(address, pointers), _schedule(step_size, step_size_at), _schedule(noise_std, noise_std_at),
         _schedule(beta, beta_at), _schedule(persistence, persistence_at), *_shape(x), ENERGIES.index(energy_kind),
         list(integers), TRANSITIONS.index(transition), steps, thin, count, leapfrogs, carried, finish, flip, noise_first, guard,
-        list(numbers), seed & WORD, step & WORD, chain_offset, PRECISIONS.index(precision), threads(),
+        list(numbers), seed & WORD, step & WORD, chain_offset, PRECISIONS.index(precision),
     )  # fmt: skip
+
+
+def chain_cpu(x: Tensor, *args: Any) -> None:
+    _C.chain_cpu(*_chain_args(x, *args), threads())
+
+
+def chain_cuda(x: Tensor, *args: Any) -> None:
+    native_args = _chain_args(x, *args)
+    with torch.cuda.device(x.device):
+        space = _C.chain_cuda_space(*native_args)
+        # torch's allocator makes it safe to free at once, in a captured graph too: memory is reused in the stream's order
+        workspace = torch.empty(space, dtype=torch.uint8, device=x.device) if space else None
+        stream = torch.cuda.current_stream(x.device).cuda_stream
+        _C.chain_cuda(*native_args, _C.CudaPlace(address(workspace), stream))

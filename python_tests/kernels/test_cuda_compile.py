@@ -13,10 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 KERNELS = {
     "langevin.cu": 12, "noise.cu": 10, "norm.cu": 16, "proposal.cu": 18, "leapfrog.cu": 4, "metropolis.cu": 14, "baoab.cu": 4,
     "swap.cu": 14, "moments.cu": 4, "guard.cu": 16, "perturb.cu": 8, "randperm.cu": 1, "gather.cu": 16, "scatter.cu": 16,
+    "chain.cu": 0, "chain_simple.cu": 19, "chain_shapes.cu": 17, "chain_mixture.cu": 6,
+    "chain_matrix.cu": 4, "chain_mlp.cu": 2, "chain_tensor.cu": 4,
 }  # instantiations each  # fmt: skip
+SLOW = ("chain_simple.cu", "chain_shapes.cu", "chain_mixture.cu", "chain_tensor.cu")
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in KERNELS])
 def test_cuda_sources_compile_without_spills(name, cuda_toolkit, tmp_path, capsys):
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     run = subprocess.run(
@@ -27,12 +30,11 @@ def test_cuda_sources_compile_without_spills(name, cuda_toolkit, tmp_path, capsy
     assert run.returncode == 0, run.stderr
     assert "warning" not in run.stderr.lower(), run.stderr
     found = re.findall(
-        r"Compiling entry function '(\S+)' for 'sm_(\d+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
-        r"(\d+) bytes spill loads.*?Used (\d+) registers", run.stderr, re.S,
+        r"Compiling entry function '\S+' for 'sm_(\d+)'.*?Used (\d+) registers", run.stderr, re.S,
     )  # fmt: skip
     with capsys.disabled():
         for architecture in ARCHITECTURES:
-            registers = sorted(int(row[5]) for row in found if int(row[1]) == architecture)
+            registers = sorted(int(registers) for found_for, registers in found if int(found_for) == architecture)
             print(f"\nsm_{architecture} {name}: {len(registers)} kernels, registers {registers}", end="")
     assert len(found) == KERNELS[name] * len(ARCHITECTURES)
-    assert not [row for row in found if any(int(spilled) for spilled in row[2:5])]
+    assert not re.search(r"[1-9]\d* bytes (stack frame|spill)", run.stderr)  # of kernels and of what they call

@@ -48,8 +48,8 @@ struct LogisticRegression {
 // - log tau;  parameters m, s, y(J), 1/sigma(J); J = n0
 struct EightSchools {
     static HD int64_t scratch(const EnergyView&) { return 0; }
-    template <class V, int G, int MODE>
-    static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
+    template <class V, int G, int MODE, class Share, class Row, class Scratch>
+    static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch) {
         const int schools = q.n0();
         const double prior = 1.0 / (static_cast<double>(q.p[0]) * q.p[0]);
         const V inverse_scale = broadcast<V>(1.0f / q.p[1]), one = broadcast<V>(1.0f), zero = broadcast<V>(0.0f);
@@ -58,20 +58,21 @@ struct EightSchools {
             Sums<V, 1> squares;
             const V mu = x[g], log_tau = x[G + g], tau = exp(log_tau);
             V to_mu = zero, to_tau = zero;
+            EBM_FAST_UNROLL_EVENT
             for (int j = 0; j < schools; ++j) {
                 const V precision = broadcast<V>(q.p[2 + schools + j]), z = x[(2 + j) * G + g];
                 const V t = (broadcast<V>(q.p[2 + j]) - fma(tau, z, mu)) * precision, pull = t * precision;
                 if constexpr (MODE & VALUE) squares.add(0, z, z), squares.add(0, t, t);
                 if constexpr (MODE & GRAD) {
-                    grad[(2 + j) * G + g] = fma(-tau, pull, z);
+                    if (share.owns(2 + j)) grad[(2 + j) * G + g] = fma(-tau, pull, z);
                     to_mu = to_mu - pull, to_tau = fma(-pull, z, to_tau);
                 }
             }
             const V ratio = tau * inverse_scale, square = ratio * ratio;
             if constexpr (MODE & GRAD) {
-                grad[g] = fma(broadcast<V>(prior), mu, to_mu);
-                const V share = select(square < broadcast<V>(1e30f), square / (one + square), one);
-                grad[G + g] = fma(to_tau, tau, fma(broadcast<V>(2.0f), share, -one));
+                const V rate = select(square < broadcast<V>(1e30f), square / (one + square), one);
+                if (share.owns(0)) grad[g] = fma(broadcast<V>(prior), mu, to_mu);
+                if (share.owns(1)) grad[G + g] = fma(to_tau, tau, fma(broadcast<V>(2.0f), rate, -one));
             }
             if constexpr (MODE & VALUE) {
                 const V tail = log(one + square) - log_tau;

@@ -1,8 +1,10 @@
 // What every energy is to the chain: value and gradient of G x V chains at once (G lane vectors side by side on the CPU, one
-// chain in a CUDA thread). x and g lie as [dim][G]. MODE says what is wanted; the gradient's bits do not depend on it.
+// chain in a CUDA thread or a team of threads). x and g lie as [dim][G]. MODE says what is wanted; the gradient's bits do not
+// depend on it. A thread writes the gradient of its share, may read all of x, and has the energy, as all its team.
 #pragma once
 #include "../chain.h"
 #include "../math.h"
+#include "../share.h"
 
 EBM_FAST_CORE_BEGIN
 

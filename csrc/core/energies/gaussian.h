@@ -7,11 +7,11 @@ EBM_FAST_CORE_BEGIN
 // E = 1/2 sum_d a_d (x_d - mu_d)^2;  parameters mu(d), a(d)
 struct GaussianDiagonal {
     static HD int64_t scratch(const EnergyView&) { return 0; }
-    template <class V, int G, int MODE>
-    static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
+    template <class V, int G, int MODE, class Share, class Row, class Scratch>
+    static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch) {
         Sums<V, G> sum;
-        for (int i = 0; i < q.dim; ++i) {
-            const V mu = broadcast<V>(q.p[i]), a = broadcast<V>(q.p[q.dim + i]);
+        EBM_FAST_EACH(i, share) {
+            const V mu = broadcast<V>(q.p[i]), a = broadcast<V>(q.p[share.dim + i]);
             EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) {
                 const V y = x[i * G + g] - mu, slope = a * y;
@@ -20,7 +20,7 @@ struct GaussianDiagonal {
             }
         }
         if constexpr (MODE & VALUE)
-            for (int g = 0; g < G; ++g) energy[g] = narrow(0.5 * sum.at[g]);
+            for (int g = 0; g < G; ++g) energy[g] = narrow(0.5 * share.sum(sum.at[g]));
     }
 };
 
@@ -60,50 +60,65 @@ struct GaussianDense {
 // Packed for powers of two: c log2 e, mu, -1/2 a log2 e.
 struct Mixture {
     static constexpr int BLOCK = 4;        // components side by side
-    static int64_t packed_size(const EnergyView& q) { return static_cast<int64_t>(q.n0()) * (1 + 2 * q.dim); }
-    static void pack(const EnergyView& q, float* out) {
+    static HD int64_t packed_size(const EnergyView& q) { return static_cast<int64_t>(q.n0()) * (1 + 2 * q.dim); }
+    static HD float packed_at(const EnergyView& q, int64_t i) {
         constexpr double LOG2_E = 1.4426950408889634;
-        const int64_t components = q.n0(), numbers = components * q.dim;
-        for (int64_t i = 0; i < components; ++i) *out++ = static_cast<float>(q.p[i] * LOG2_E);
-        for (int64_t i = 0; i < numbers; ++i) *out++ = q.p[components + i];
-        for (int64_t i = 0; i < numbers; ++i) *out++ = static_cast<float>(q.p[components + numbers + i] * (-0.5 * LOG2_E));
+        const int64_t components = q.n0(), precisions = components * (1 + q.dim);
+        if (i < components) return static_cast<float>(q.p[i] * LOG2_E);
+        return i < precisions ? q.p[i] : static_cast<float>(q.p[i] * (-0.5 * LOG2_E));
+    }
+    static void pack(const EnergyView& q, float* out) {
+        for (int64_t i = 0; i < packed_size(q); ++i) out[i] = packed_at(q, i);
     }
     static HD int64_t scratch(const EnergyView& q) { return q.n0(); }
-    template <class V, int G, int MODE>
-    static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V* weight) {
-        const int components = q.n0(), dim = q.dim;
+    template <class V, int G, int MODE, class Share, class Row, class Scratch>
+    static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch weight) {
+        const int components = q.n0(), dim = share.dim, whole = components / BLOCK * BLOCK;
         const float *c = q.p, *mu = c + components, *a = mu + components * dim;
         V top[G], total[G];
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) top[g] = broadcast<V>(-__builtin_inff()), total[g] = broadcast<V>(0.0f);
-        int m = 0;
-        for (; m + BLOCK <= components; m += BLOCK) log_densities<V, G, BLOCK>(c, mu, a, dim, x, m, weight, top);
-        for (; m < components; ++m) log_densities<V, G, 1>(c, mu, a, dim, x, m, weight, top);
-        for (m = 0; m < components; ++m) EBM_FAST_UNROLL
+        for (int m = BLOCK * share.index(); m < whole; m += BLOCK * share.size())
+            log_densities<V, G, BLOCK>(c, mu, a, share, x, m, weight, top);
+        for (int m = whole + share.index(); m < components; m += share.size())
+            log_densities<V, G, 1>(c, mu, a, share, x, m, weight, top);
+        if constexpr (Share::SPLIT) {
+            share.sync();
+            for (int m = 0; m < components; ++m) EBM_FAST_UNROLL
+            for (int g = 0; g < G; ++g) top[g] = weight[m * G + g] > top[g] ? weight[m * G + g] : top[g];
+            share.sync();
+            for (int m = share.index(); m < components; m += share.size()) EBM_FAST_UNROLL
+            for (int g = 0; g < G; ++g) weight[m * G + g] = exp2_weight(weight[m * G + g] - top[g]);
+            share.sync();
+        }
+        for (int m = 0; m < components; ++m) EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
-            const V w = exp2_weight(weight[m * G + g] - top[g]);
-            weight[m * G + g] = w;
-            total[g] = total[g] + w;
+            if constexpr (!Share::SPLIT) weight[m * G + g] = exp2_weight(weight[m * G + g] - top[g]);
+            total[g] = total[g] + weight[m * G + g];
         }
         if constexpr (MODE & VALUE) EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) energy[g] = fma(broadcast<V>(-0.693147181f), top[g], -log(total[g]));
         if constexpr (MODE & GRAD) {
-            V share[G];
+            V part[G];
             EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) share[g] = broadcast<V>(-1.38629436f) / total[g];      // -2 ln 2
-            int i = 0;
-            for (; i + 2 <= dim; i += 2) pull<V, G, 2>(mu, a, components, dim, x, i, weight, share, grad);
-            for (; i < dim; ++i) pull<V, G, 1>(mu, a, components, dim, x, i, weight, share, grad);
+            for (int g = 0; g < G; ++g) part[g] = broadcast<V>(-1.38629436f) / total[g];      // -2 ln 2
+            EBM_FAST_UNROLL_EVENT
+            for (int i = share.first(); i < dim; i = share.next(i + 1)) {      // by twos: a share begins with an even element
+                if (i + 2 <= dim) pull<V, G, 2>(mu, a, components, dim, x, i, weight, part, grad);
+                else pull<V, G, 1>(mu, a, components, dim, x, i, weight, part, grad);
+            }
         }
     }
 
-    template <class V, int G, int N>
-    static HD void log_densities(const float* c, const float* mu, const float* a, int dim, const V* x, int m, V* out,
+    template <class V, int G, int N, class Share, class Row, class Scratch>
+    static HD void log_densities(const float* c, const float* mu, const float* a, const Share& share, Row x, int m, Scratch out,
                                  V (&top)[G]) {
+        const int dim = share.dim;
         V sum[N][G];
         EBM_FAST_UNROLL
         for (int j = 0; j < N; ++j) EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) sum[j][g] = broadcast<V>(c[m + j]);
+        EBM_FAST_UNROLL_EVENT
         for (int i = 0; i < dim; ++i) EBM_FAST_UNROLL
         for (int j = 0; j < N; ++j) {
             const V centre = broadcast<V>(mu[(m + j) * dim + i]), precision = broadcast<V>(a[(m + j) * dim + i]);
@@ -122,9 +137,9 @@ struct Mixture {
         }
     }
 
-    template <class V, int G, int N>
-    static HD void pull(const float* mu, const float* a, int components, int dim, const V* x, int i, const V* weight,
-                        const V (&share)[G], V* grad) {
+    template <class V, int G, int N, class Row, class Scratch>
+    static HD void pull(const float* mu, const float* a, int components, int dim, Row x, int i, Scratch weight,
+                        const V (&part)[G], Row grad) {
         V sum[N][G] = {};
         for (int m = 0; m < components; ++m) EBM_FAST_UNROLL
         for (int j = 0; j < N; ++j) {
@@ -134,7 +149,7 @@ struct Mixture {
         }
         EBM_FAST_UNROLL
         for (int j = 0; j < N; ++j) EBM_FAST_UNROLL
-        for (int g = 0; g < G; ++g) grad[(i + j) * G + g] = sum[j][g] * share[g];
+        for (int g = 0; g < G; ++g) grad[(i + j) * G + g] = sum[j][g] * part[g];
     }
 };
 

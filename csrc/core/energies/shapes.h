@@ -7,13 +7,17 @@ EBM_FAST_CORE_BEGIN
 // E = sum_d r_d x_d - (k_d - 1) log x_d, +inf where an x_d <= 0 (with gradient 0 there);  parameters k(d), r(d)
 struct Gamma {
     static HD int64_t scratch(const EnergyView&) { return 0; }
-    template <class V, int G, int MODE>
-    static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
+    template <class Share, class V> static HD V infinite(const Share& share, V here) {
+        if constexpr (Share::SPLIT) return share.sum(static_cast<double>(here)) > 0.0 ? __builtin_inff() : 0.0f;
+        else return here;
+    }
+    template <class V, int G, int MODE, class Share, class Row, class Scratch>
+    static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch) {
         Sums<V, G> sum;
         const V zero = broadcast<V>(0.0f), infinity = broadcast<V>(__builtin_inff());
         V outside[G] = {};
-        for (int i = 0; i < q.dim; ++i) {
-            const V shape = broadcast<V>(q.p[i] - 1.0f), rate = broadcast<V>(q.p[q.dim + i]);
+        EBM_FAST_EACH(i, share) {
+            const V shape = broadcast<V>(q.p[i] - 1.0f), rate = broadcast<V>(q.p[share.dim + i]);
             EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) {
                 const V y = x[i * G + g];
@@ -25,49 +29,56 @@ struct Gamma {
             }
         }
         if constexpr (MODE & VALUE)
-            for (int g = 0; g < G; ++g) energy[g] = narrow(sum.at[g]) + outside[g];
+            for (int g = 0; g < G; ++g) energy[g] = narrow(share.sum(sum.at[g])) + infinite(share, outside[g]);
     }
 };
 
 // E = h sum_d (x_d^2 - b^2)^2;  parameters h, b
 struct DoubleWell {
     static HD int64_t scratch(const EnergyView&) { return 0; }
-    template <class V, int G, int MODE>
-    static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
+    template <class V, int G, int MODE, class Share, class Row, class Scratch>
+    static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch) {
         Sums<V, G> sum;
         const V h4 = broadcast<V>(4.0f * q.p[0]), b2 = broadcast<V>(-q.p[1] * q.p[1]);
-        for (int i = 0; i < q.dim; ++i) EBM_FAST_UNROLL
+        EBM_FAST_EACH(i, share) EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             const V y = x[i * G + g], t = fma(y, y, b2);
             if constexpr (MODE & GRAD) grad[i * G + g] = h4 * y * t;
             if constexpr (MODE & VALUE) sum.add(g, t, t);
         }
         if constexpr (MODE & VALUE)
-            for (int g = 0; g < G; ++g) energy[g] = narrow(static_cast<double>(q.p[0]) * sum.at[g]);
+            for (int g = 0; g < G; ++g) energy[g] = narrow(static_cast<double>(q.p[0]) * share.sum(sum.at[g]));
     }
 };
 
 // E = (x_0 - a)^2 + b sum_{i>=1} (x_i - x_{i-1}^2)^2;  parameters a, b
 struct Rosenbrock {
     static HD int64_t scratch(const EnergyView&) { return 0; }
-    template <class V, int G, int MODE>
-    static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
+    template <class V, int G, int MODE, class Share, class Row, class Scratch>
+    static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch) {
         const V b2 = broadcast<V>(2.0f * q.p[1]), two = broadcast<V>(2.0f);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             Sums<V, 1> bends;
-            V before = x[g];
-            const V shift = before - broadcast<V>(q.p[0]);
-            V slope = two * shift;
-            for (int i = 1; i < q.dim; ++i) {
-                const V y = x[i * G + g], u = fma(-before, before, y);
-                if constexpr (MODE & GRAD) grad[(i - 1) * G + g] = fma(-b2 * u, two * before, slope);
-                if constexpr (MODE & VALUE) bends.add(0, u, u);
-                slope = b2 * u, before = y;
+            const V shift = x[g] - broadcast<V>(q.p[0]);
+            V slope = two * shift;      // of what lies before the element at hand
+            EBM_FAST_EACH(i, share) {
+                const V y = x[i * G + g];
+                if (Share::SPLIT && i > 0 && i == share.head(i)) {
+                    const V before = x[(i - 1) * G + g];
+                    slope = b2 * fma(-before, before, y);
+                }
+                if (i + 1 < share.dim) {
+                    const V u = fma(-y, y, x[(i + 1) * G + g]);
+                    if constexpr (MODE & GRAD) grad[i * G + g] = fma(-b2 * u, two * y, slope);
+                    if constexpr (MODE & VALUE) bends.add(0, u, u);
+                    slope = b2 * u;
+                } else if constexpr (MODE & GRAD) {
+                    grad[i * G + g] = slope;
+                }
             }
-            if constexpr (MODE & GRAD) grad[(q.dim - 1) * G + g] = slope;
             if constexpr (MODE & VALUE)
-                energy[g] = narrow(widen(shift) * widen(shift) + static_cast<double>(q.p[1]) * bends.at[0]);
+                energy[g] = narrow(widen(shift) * widen(shift) + static_cast<double>(q.p[1]) * share.sum(bends.at[0]));
         }
     }
 };
@@ -75,22 +86,24 @@ struct Rosenbrock {
 // E = v^2 / (2 s^2) + 1/2 e^-v sum x_i^2 + (d - 1) v / 2, v = x_0;  parameter s
 struct Funnel {
     static HD int64_t scratch(const EnergyView&) { return 0; }
-    template <class V, int G, int MODE>
-    static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
+    template <class V, int G, int MODE, class Share, class Row, class Scratch>
+    static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch) {
         const float s = q.p[0];
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             Sums<V, 1> squares;
             const V v = x[g], precision = exp(-v);
-            for (int i = 1; i < q.dim; ++i) {
+            EBM_FAST_EACH(i, share) {
+                if (i == 0) continue;
                 const V y = x[i * G + g];
                 squares.add(0, y, y);
                 if constexpr (MODE & GRAD) grad[i * G + g] = precision * y;
             }
-            const auto half = widen(broadcast<V>(0.5f) * precision) * squares.at[0];
+            const auto half = widen(broadcast<V>(0.5f) * precision) * share.sum(squares.at[0]);
             const auto wide_v = widen(v);
-            const double quadratic = 0.5 / (static_cast<double>(s) * s), linear = 0.5 * (q.dim - 1);
-            if constexpr (MODE & GRAD) grad[g] = narrow(2.0 * quadratic * wide_v - half + make_wide<V>(linear));
+            const double quadratic = 0.5 / (static_cast<double>(s) * s), linear = 0.5 * (share.dim - 1);
+            if constexpr (MODE & GRAD)
+                if (share.owns(0)) grad[g] = narrow(2.0 * quadratic * wide_v - half + make_wide<V>(linear));
             if constexpr (MODE & VALUE) energy[g] = narrow(quadratic * (wide_v * wide_v) + half + linear * wide_v);
         }
     }
@@ -99,21 +112,21 @@ struct Funnel {
 // E = (|x| - R)^2 / (2 w^2);  parameters R, w
 struct Ring {
     static HD int64_t scratch(const EnergyView&) { return 0; }
-    template <class V, int G, int MODE>
-    static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
+    template <class V, int G, int MODE, class Share, class Row, class Scratch>
+    static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch) {
         const V radius = broadcast<V>(q.p[0]), precision = broadcast<V>(1.0f / (q.p[1] * q.p[1])), zero = broadcast<V>(0.0f);
         Sums<V, G> squares;
-        for (int i = 0; i < q.dim; ++i) EBM_FAST_UNROLL
+        EBM_FAST_EACH(i, share) EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) squares.add(g, x[i * G + g], x[i * G + g]);
         V pull[G];
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
-            const V r = sqrt(narrow(squares.at[g])), off = r - radius;
+            const V r = sqrt(narrow(share.sum(squares.at[g]))), off = r - radius;
             if constexpr (MODE & VALUE) energy[g] = broadcast<V>(0.5f) * precision * off * off;
             pull[g] = select(r > zero, precision * off / r, zero);
         }
         if constexpr (MODE & GRAD)
-            for (int i = 0; i < q.dim; ++i) EBM_FAST_UNROLL
+            EBM_FAST_EACH(i, share) EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) grad[i * G + g] = pull[g] * x[i * G + g];
     }
 };
@@ -121,32 +134,39 @@ struct Ring {
 // E = sum 1/2 sum_mu (phi_{x+mu} - phi_x)^2 + 1/2 m2 phi^2 + l phi^4 on a periodic lattice of n0 x n1;  parameters m2, l
 struct PhiFour {
     static HD int64_t scratch(const EnergyView&) { return 0; }
-    template <class V, int G, int MODE>
-    static HD void evaluate(const EnergyView& q, const V* x, V* grad, V* energy, V*) {
+    template <class V, int G, int MODE, class Share, class Row, class Scratch>
+    static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch) {
         const int height = q.n0(), width = q.n1();
         const V mass = broadcast<V>(q.p[0]), l = broadcast<V>(q.p[1]), l4 = broadcast<V>(4.0f * q.p[1]);
         Sums<V, G> sum;
-        for (int i = 0; i < height; ++i) {
-            const int above = (i ? i - 1 : height - 1) * width, row = i * width, below = (i + 1 < height ? i + 1 : 0) * width;
-            for (int j = 0; j < width; ++j) {
-                const int left = row + (j ? j - 1 : width - 1), right = row + (j + 1 < width ? j + 1 : 0);
-                EBM_FAST_UNROLL
-                for (int g = 0; g < G; ++g) {
-                    const V y = x[(row + j) * G + g], r = x[right * G + g], d = x[(below + j) * G + g], y2 = y * y;
-                    if constexpr (MODE & GRAD) {
-                        const V around = (y - r) + (y - x[left * G + g]) + (y - d) + (y - x[(above + j) * G + g]);
-                        grad[(row + j) * G + g] = fma(fma(l4, y2, mass), y, around);
-                    }
-                    if constexpr (MODE & VALUE) {
-                        const V to_right = r - y, to_below = d - y;
-                        const V kinetic = fma(to_right, to_right, to_below * to_below);
-                        sum.add(g, fma(broadcast<V>(0.5f), fma(mass, y2, kinetic), l * y2 * y2));
-                    }
+        int row = 0, above = (height - 1) * width, below = height > 1 ? width : 0, j = 0;      // of the site at hand
+        EBM_FAST_EACH(at, share) {
+            if constexpr (Share::SPLIT) {
+                const int i = at / width;
+                row = i * width, j = at - row;
+                above = (i ? i - 1 : height - 1) * width, below = (i + 1 < height ? i + 1 : 0) * width;
+            }
+            const int left = row + (j ? j - 1 : width - 1), right = row + (j + 1 < width ? j + 1 : 0);
+            EBM_FAST_UNROLL
+            for (int g = 0; g < G; ++g) {
+                const V y = x[at * G + g], r = x[right * G + g], d = x[(below + j) * G + g], y2 = y * y;
+                if constexpr (MODE & GRAD) {
+                    const V around = (y - r) + (y - x[left * G + g]) + (y - d) + (y - x[(above + j) * G + g]);
+                    grad[at * G + g] = fma(fma(l4, y2, mass), y, around);
                 }
+                if constexpr (MODE & VALUE) {
+                    const V to_right = r - y, to_below = d - y;
+                    const V kinetic = fma(to_right, to_right, to_below * to_below);
+                    sum.add(g, fma(broadcast<V>(0.5f), fma(mass, y2, kinetic), l * y2 * y2));
+                }
+            }
+            if (!Share::SPLIT && ++j == width) {
+                j = 0, above = row, row = below;
+                below = row + width < share.dim ? row + width : 0;
             }
         }
         if constexpr (MODE & VALUE)
-            for (int g = 0; g < G; ++g) energy[g] = narrow(sum.at[g]);
+            for (int g = 0; g < G; ++g) energy[g] = narrow(share.sum(sum.at[g]));
     }
 };
 

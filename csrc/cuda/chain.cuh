@@ -1,0 +1,278 @@
+// The whole chain on a GPU: the machine of core/transition.h for one thread, the two forms of the kernel around it, and what an energy
+// needs to be run by them. What a chain computes depends on nothing but its index.
+#pragma once
+#include "../core/transition.h"
+#include "blocks.cuh"
+#include "chain.h"
+#include "team.cuh"
+
+namespace ebm_fast {
+namespace {
+
+// Scratch of one chain
+struct Column {
+    float* at;
+    int stride;
+    __device__ float& operator[](int i) const { return at[static_cast<int64_t>(i) * stride]; }
+};
+
+// The chains of a thread block, for energies that are evaluated for all of them at once.
+struct Tile {
+    float* scratch;
+    int chains, chain;  // chain: this thread's
+    int thread, threads;
+};
+
+// A function of its own: inlined at each of its ten calls it would take the compiler most of its time.
+template <class Energy, int MODE>
+__device__ __noinline__ float evaluate_together(const float* p, const int64_t* integers, Tile tile, Team share, Row x, Row grad,
+                                                float energy) {
+    Energy::template evaluate<MODE>(EnergyView{p, share.dim, integers}, tile, share, x, grad, energy);
+    return energy;
+}
+
+template <class Energy, class Share, class Events>
+struct ChainThread {
+    const ChainParams& c;
+    const Share share;
+    const Tile tile;
+    const EnergyView view;
+    const Counter key;
+    const int64_t index;  // of the chain in memory
+    const bool exists;  // else a copy of the last chain fills the block up: it may be behind or ahead, and writes nothing
+    const Column scratch;  // of the chain
+    uint64_t first_step;
+    double stretch = 1.0;  // largest element of the scale
+    Numbers<float, 1> now;
+
+    __device__ ChainThread(const ChainLaunch& l, const Share& mine, const Tile& block, int64_t chain, bool is_real,
+                           const Column& own)
+        : c(l.c),
+          share(mine),
+          tile(block),
+          view{l.parameters, static_cast<int>(l.c.dim), l.c.integers},
+          key(make_counter(l.c.stream)),
+          index(chain),
+          exists(is_real),
+          scratch(own),
+          first_step(l.c.stream.step + (l.c.stream.rng ? static_cast<uint64_t>(l.c.stream.rng[1]) : 0)) {
+        if (!c.scale) return;
+        double most = 0.0;
+        EBM_FAST_EACH(i, share) most = c.scale[i] > most ? c.scale[i] : most;
+        if constexpr (Share::SPLIT) most = share.largest(most);
+        stretch = most;
+    }
+
+    template <int MODE> __device__ void evaluate(Events x, Events grad, float* energy) {
+        if constexpr (Energy::TOGETHER > 0) {
+            *energy = evaluate_together<Energy, MODE>(view.p, view.integers, tile, share, x, grad, *energy);
+        } else {
+            share.sync();
+            Energy::Core::template evaluate<float, 1, MODE>(view, share, x, grad, energy, scratch);
+            share.sync();
+        }
+        if (MODE & VALUE) *energy += static_cast<float>(c.offset);
+    }
+
+    __device__ void words(int64_t t, uint32_t purpose, uint32_t block, uint32_t (&w)[4]) const {
+        const uint64_t step = first_step + static_cast<uint64_t>(t);
+        w[0] = block, w[1] = static_cast<uint32_t>(index) + key.chain_offset, w[2] = static_cast<uint32_t>(step);
+        w[3] = purpose | static_cast<uint32_t>((step >> 32) & 0xFFFFFFu) << 8;
+        philox4x32_10(w, key.keys);
+    }
+    __device__ void normals(Events out, int64_t t, uint32_t purpose) const {
+        EBM_FAST_UNROLL_EVENT
+        for (int i = share.first(); i < share.dim; i = share.next(i + 3)) {
+            uint32_t w[4];
+            float z[4];
+            words(t, purpose, static_cast<uint32_t>(i) / 4, w);
+            normals_of(w, z);
+            EBM_FAST_UNROLL
+            for (int k = 0; k < 4; ++k)
+                if (i + k < share.dim) out[i + k] = z[k];
+        }
+    }
+    __device__ void log_uniform(float (&out)[1], int64_t t) const {
+        uint32_t w[4];
+        words(t, PURPOSE_ACCEPT, 0, w);
+        out[0] = log_unit<float, int32_t>(word_to_uniform<float, uint32_t>(w[0]));
+    }
+    __device__ void freeze_exactly(const Arrays<float, Events>& a, const Numbers<float, 1>& at, int64_t t,
+                                   Status<float, 1>& status) const {
+        double x = 0.0, slope = 0.0, speed = 0.0;
+        EBM_FAST_EACH(i, share) {
+            const double xi = a.x[i], gi = a.grad[i];
+            x += xi * xi, slope += gi * gi;
+            if (c.momentum) speed += static_cast<double>(a.momentum[i]) * a.momentum[i];
+        }
+        const double most = reach(c, stretch, at.step_size[0], at.noise_std[0], ::sqrt(share.sum(x)), ::sqrt(share.sum(slope)),
+                                  ::sqrt(share.sum(speed)));
+        const bool fine = status.energy[0] - status.energy[0] == 0.0f && most <= 3.4028234663852886e38;
+        if (fine || status.frozen[0]) return;
+        status.frozen[0] = status.any_frozen = true;
+        if (exists && share.index() == 0) c.divergence_step[index] = static_cast<int64_t>(first_step + static_cast<uint64_t>(t));
+    }
+
+    __device__ float number(const Schedule& from, int64_t t) const {
+        return from.at ? from.at[index * from.chain_stride + t * from.step_stride] : static_cast<float>(from.value);
+    }
+    __device__ void numbers_at(int64_t t) {
+        now.step_size[0] = number(c.step_size, t), now.noise_std[0] = number(c.noise_std, t);
+        now.beta[0] = number(c.beta, t), now.persistence[0] = number(c.persistence, t);
+    }
+
+    __device__ void load(const float* from, Events to) const {
+        EBM_FAST_EACH(i, share) to[i] = from[index * c.dim + i];
+    }
+    __device__ void store(Events from, float* to) const {
+        EBM_FAST_EACH(i, share) to[index * c.dim + i] = from[i];
+    }
+
+    // Steps begin ... end - 1
+    __device__ void run(TransitionKind kind, const ChainLaunch& l, const Arrays<float, Events>& a, Events mean, Events squares) {
+        const bool with_grad = needs_grad(c, kind), leads = exists && share.index() == 0;
+        Status<float, 1> status{};
+        load(c.x, a.x);
+        if (c.momentum) load(c.momentum, a.momentum);
+        if (c.mean) load(c.mean, mean), load(c.squares, squares);
+        if (c.guard) status.frozen[0] = status.any_frozen = c.divergence_step[index] >= 0;
+        double* totals[] = {&status.probability_sum[0], &status.accepted[0], &status.divergent[0], &status.probability[0],
+                            &status.hamiltonian[0]};
+        if (c.counters) EBM_FAST_UNROLL
+        for (int k = 0; k < COUNTERS; ++k) *totals[k] = c.counters[index * COUNTERS + k];
+        if (c.norm_sum) status.norm_sum[0] = c.norm_sum[index];
+        if (l.carried) {
+            status.energy[0] = c.energy[index];
+            if (with_grad) load(c.grad, a.grad);
+        } else if (with_grad) {
+            evaluate<BOTH>(a.x, a.grad, status.energy);
+        } else if (kind == TransitionKind::random_walk) {
+            evaluate<VALUE>(a.x, a.grad, status.energy);
+        }
+        int64_t row = l.begin / c.thin, wait = (row + 1) * c.thin - l.begin;  // steps until the next one that is recorded
+        for (int64_t t = l.begin; t < l.end; ++t) {
+            numbers_at(t);
+            const bool recorded = --wait == 0;
+            take_step<float, 1>(kind, *this, c, a, now, t, l.end, l.finish, recorded, status);
+            if (c.mean) update_moments<float, 1>(share, c.count + t + 1, a.x, mean, squares);
+            if (!recorded) continue;
+            if (c.hamiltonians) hamiltonian_now<float, 1>(kind, *this, a, status);
+            if (c.samples && exists) store(a.x, c.samples + row * c.chains * c.dim);
+            if (c.energies && leads) c.energies[row * c.chains + index] = status.energy[0];
+            if (c.hamiltonians && leads) c.hamiltonians[row * c.chains + index] = status.hamiltonian[0];
+            ++row, wait = c.thin;
+        }
+        if (exists) {
+            store(a.x, c.x);
+            if (c.momentum) store(a.momentum, c.momentum);
+            if (c.mean) store(mean, c.mean), store(squares, c.squares);
+            if (c.grad && with_grad) store(a.grad, c.grad);
+        }
+        if (!leads) return;
+        if (c.energy) c.energy[index] = status.energy[0];
+        if (c.counters) EBM_FAST_UNROLL
+        for (int k = 0; k < COUNTERS; ++k) c.counters[index * COUNTERS + k] = *totals[k];
+        if (c.norm_sum) c.norm_sum[index] = status.norm_sum[0];
+    }
+};
+
+constexpr int REGISTER_THREADS = 128, TEAM_THREADS = 256;
+
+template <class Energy, int DIM, TransitionKind KIND>
+__global__ void __launch_bounds__(REGISTER_THREADS, 4) chain_in_registers(const __grid_constant__ ChainLaunch l) {
+    EBM_FAST_DYNAMIC_SHARED(memory);
+    const int64_t index = static_cast<int64_t>(blockIdx.x) * l.chains + threadIdx.x;
+    if (index >= l.c.chains) return;
+    float* block = l.space ? l.space + blockIdx.x * l.block_floats : reinterpret_cast<float*>(memory);
+    float x[DIM], grad[DIM] = {}, momentum[DIM], proposal[DIM], proposal_grad[DIM], before[DIM], mean[DIM], squares[DIM];
+    const Arrays<float, float*> arrays = {x, grad, momentum, proposal, proposal_grad, before, l.c.scale};
+    ChainThread<Energy, Exactly<DIM>, float*> thread(l, Exactly<DIM>(), Tile{}, index, true, {block + threadIdx.x, l.chains});
+    thread.run(KIND, l, arrays, mean, squares);
+}
+
+template <class Energy>
+__global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER ? 1 : 2) chain_in_teams(const __grid_constant__ ChainLaunch l) {
+    EBM_FAST_DYNAMIC_SHARED(memory);
+    float* block = l.space ? l.space + blockIdx.x * l.block_floats : reinterpret_cast<float*>(memory);
+    const int thread = threadIdx.x, chain = thread / l.team, quarter = static_cast<int>((l.c.dim + 3) / 4);
+    const int64_t last = l.c.chains - 1, wanted = static_cast<int64_t>(blockIdx.x) * l.chains + chain;
+    const auto row = [&](int slot) {
+        return Row{block + (l.slots[slot] * l.chains + chain) * static_cast<int64_t>(l.stride), quarter};
+    };
+    const Arrays<float, Row> arrays = {row(STATE),          row(SLOPE),  row(MOMENTUM), row(PROPOSAL),
+                                       row(PROPOSAL_SLOPE), row(BEFORE), l.c.scale};
+    float* scratch = block + l.arrays * l.chains * static_cast<int64_t>(l.stride);
+    const Tile tile = {scratch, l.chains, chain, thread, l.chains * l.team};
+    const Team team = {static_cast<int>(l.c.dim), thread % l.team, l.team};
+    const Column own = {scratch + chain * Energy::scratch(l.c, 1), 1};
+    ChainThread<Energy, Team, Row> machine(l, team, tile, wanted < last ? wanted : last, wanted <= last, own);
+    machine.run(l.c.transition, l, arrays, row(MEAN), row(SQUARES));
+}
+
+template <class Energy>
+__global__ void __launch_bounds__(TEAM_THREADS) pack_parameters(const ChainParams c, float* out, int64_t count) {
+    const int64_t stride = static_cast<int64_t>(gridDim.x) * TEAM_THREADS;
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * TEAM_THREADS + threadIdx.x; i < count; i += stride)
+        out[i] = Energy::packed_at(c, i);
+}
+
+template <class Kernel, class... Args>
+void start(Kernel kernel, int64_t blocks, int threads, int64_t bytes, cudaStream_t stream, const Args&... args) {
+    if (blocks > 0x7FFFFFFF) throw std::runtime_error("chain_cuda: at most 2^31 - 1 thread blocks, so fewer chains");
+    if (bytes > 48 * 1024)
+        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(bytes)),
+              "chain_cuda");
+    const unsigned grid = static_cast<unsigned>(blocks);
+    kernel<<<grid, threads, bytes, stream>>>(args...);
+    check(cudaGetLastError(), "chain_cuda");
+}
+
+template <class Energy, int DIM>
+void run_in_registers(const ChainLaunch& l, int64_t blocks, int threads, int64_t bytes, cudaStream_t stream) {
+    switch (l.c.transition) {
+        case TransitionKind::langevin:
+            return start(chain_in_registers<Energy, DIM, TransitionKind::langevin>, blocks, threads, bytes, stream, l);
+        case TransitionKind::random_walk:
+            return start(chain_in_registers<Energy, DIM, TransitionKind::random_walk>, blocks, threads, bytes, stream, l);
+        case TransitionKind::hmc:
+            return start(chain_in_registers<Energy, DIM, TransitionKind::hmc>, blocks, threads, bytes, stream, l);
+        case TransitionKind::baoab:
+            return start(chain_in_registers<Energy, DIM, TransitionKind::baoab>, blocks, threads, bytes, stream, l);
+    }
+}
+
+// An energy as the kernels take it: that of core/energies, with the number of a chain's scratch floats and of its operations.
+template <class E>
+struct Elementwise {
+    using Core = E;
+    static constexpr int TOGETHER = 0;
+    static int64_t packed(const ChainParams&) { return 0; }
+    static HD int64_t scratch(const ChainParams&, int) { return 0; }
+    static double work(const ChainParams& c) { return 20.0 * static_cast<double>(c.dim) + 50.0; }
+};
+
+template <class E, class = void>
+struct Packer {
+    static constexpr auto function = static_cast<decltype(ChainEnergy::pack)>(nullptr);
+};
+template <class E>
+struct Packer<E, decltype(E::packed_at(ChainParams{}, 0), void())> {
+    static void function(const ChainLaunch& l, float* out, int64_t count, cudaStream_t stream) {
+        const int64_t blocks = (count + TEAM_THREADS - 1) / TEAM_THREADS;
+        start(pack_parameters<E>, blocks < 1024 ? blocks : 1024, TEAM_THREADS, 0, stream, l.c, out, count);
+    }
+};
+
+template <class E, int... DIMS>
+ChainEnergy chain_energy() {
+    const auto run = [](const ChainLaunch& l, int64_t blocks, int threads, int64_t bytes, cudaStream_t stream) {
+        if (l.team) return start(chain_in_teams<E>, blocks, threads, bytes, stream, l);
+        ((l.c.dim == DIMS ? run_in_registers<E, DIMS>(l, blocks, threads, bytes, stream) : void()), ...);
+    };
+    constexpr unsigned registers = ((1u << DIMS) | ... | 0u);
+    return {E::TOGETHER, registers, E::packed, E::scratch, E::work, Packer<E>::function, run};
+}
+
+}  // namespace
+}  // namespace ebm_fast

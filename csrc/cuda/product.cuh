@@ -1,0 +1,51 @@
+// out[r][c] = start[r][c] + sum_k w[k][r] in[k][c] for all chains c of a block, k ascending: each thread keeps four rows of four chains in
+// registers. w is packed # (k, rows filled up to a multiple of four), at a multiple of 16 bytes; in and out lie as [.][chains].
+#pragma once
+#include "chain.cuh"
+
+namespace ebm_fast {
+namespace {
+
+HD inline int64_t up_to_four(int64_t n) { return (n + 3) / 4 * 4; }
+
+// What lies behind q.p + from, as rows x columns or transposed, columns filled up with zeros: element i of it.
+HD inline float filled_up(const float* from, int64_t rows, int64_t columns, bool transposed, int64_t i) {
+    const int64_t width = up_to_four(transposed ? rows : columns), r = i / width, k = i % width;
+    if (transposed) return k < rows ? from[k * columns + r] : 0.0f;
+    return k < columns ? from[r * columns + k] : 0.0f;
+}
+
+// start(r, c) and sink(r, c, four): chains c ... c + 3 of row r, also of the rows that fill up
+template <class Start, class Sink>
+__device__ inline void tile_product(const Tile& tile, const float* w, int rows, int columns, const float* in, const Start& start,
+                                    const Sink& sink) {
+    const int quads = tile.chains / 4, wide = static_cast<int>(up_to_four(rows));
+    for (int task = tile.thread; task < wide / 4 * quads; task += tile.threads) {
+        const int r0 = task / quads * 4, c0 = task % quads * 4;
+        float acc[4][4];
+        EBM_FAST_UNROLL
+        for (int r = 0; r < 4; ++r) {
+            const float4 first = start(r0 + r, c0);
+            acc[r][0] = first.x, acc[r][1] = first.y, acc[r][2] = first.z, acc[r][3] = first.w;
+        }
+        const float4* left = reinterpret_cast<const float4*>(w + r0);
+        const float4* right = reinterpret_cast<const float4*>(in + c0);
+#pragma unroll 4
+        for (int k = 0; k < columns; ++k) {
+            const float4 a4 = left[static_cast<int64_t>(k) * (wide / 4)], b4 = right[k * quads];
+            const float a[4] = {a4.x, a4.y, a4.z, a4.w}, b[4] = {b4.x, b4.y, b4.z, b4.w};
+            EBM_FAST_UNROLL
+            for (int r = 0; r < 4; ++r) EBM_FAST_UNROLL
+            for (int c = 0; c < 4; ++c) acc[r][c] = fma(a[r], b[c], acc[r][c]);
+        }
+        EBM_FAST_UNROLL
+        for (int r = 0; r < 4; ++r) sink(r0 + r, c0, float4{acc[r][0], acc[r][1], acc[r][2], acc[r][3]});
+    }
+}
+
+__device__ inline float4& four_at(float* rows, int chains, int r, int c) {
+    return *reinterpret_cast<float4*>(rows + static_cast<int64_t>(r) * chains + c);
+}
+
+}  // namespace
+}  // namespace ebm_fast
