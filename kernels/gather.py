@@ -29,7 +29,7 @@ def gather_kernel(
     TILE: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     DTYPE: tl.constexpr = out.dtype.element_ty
-    FLOAT: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+    FLOAT: tl.constexpr = tl.float64 if tl.float64 == DTYPE else tl.float32
     chain, block, exists, element, mask = tile_of_blocks(blocks, dim, per_chain, INDEX, WHOLE, TILE)
     zero = block & 0
     word, _, _, _ = tile_words(zero, chain, rng, seed, step, coin, chain_offset)

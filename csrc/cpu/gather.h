@@ -19,8 +19,7 @@ class Gather {
 public:
     using V = typename Storage<T>::Vector;
 
-    explicit Gather(const GatherParams& params)
-        : p(params), key(make_counter(params.stream)), keys(key.keys), coin(key) {
+    explicit Gather(const GatherParams& params) : p(params), key(make_counter(params.stream)), keys(key.keys), coin(key) {
         coin.tag = (key.tag & ~0xFFu) | params.coin;
     }
 
@@ -67,8 +66,7 @@ private:
             const int64_t left = p.dim - 4 * at, count = left < TILE ? left : TILE;
             int64_t i = 0;
             for (; i + W <= count; i += W) store(out + i, placed(__builtin_convertvector(load(noise + i), V), shift, spread));
-            if (i < count)
-                store_part(out + i, placed(__builtin_convertvector(load(noise + i), V), shift, spread), count - i);
+            if (i < count) store_part(out + i, placed(__builtin_convertvector(load(noise + i), V), shift, spread), count - i);
         }
     }
 

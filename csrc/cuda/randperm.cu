@@ -11,13 +11,17 @@ __global__ void __launch_bounds__(THREADS) randperm_kernel(const RandpermParams 
     const uint32_t size = static_cast<uint32_t>(p.size), a = static_cast<uint32_t>(p.across), b = (size + a - 1) / a;
     for (int64_t i = int64_t(blockIdx.x) * THREADS + threadIdx.x; i < p.chains; i += int64_t(gridDim.x) * THREADS) {
         const int64_t group = p.group ? p.group[i] : 0, index = p.index ? p.index[i] : i;
+        // Before the keys take registers: a 64-bit division is a long subroutine.
+        const bool small = static_cast<uint64_t>(index) >> 32 == 0;
+        const uint32_t start =
+            small ? static_cast<uint32_t>(index) % size : static_cast<uint32_t>(static_cast<uint64_t>(index) % size);
         uint32_t keys[ROUNDS];
         for (int k = 0; k < ROUNDS / 4; ++k) {
             uint32_t w[4];
             words_of(key, static_cast<uint32_t>(group), k, w);
             for (int j = 0; j < 4; ++j) keys[4 * k + j] = w[j];
         }
-        p.out[i] = group * p.size + permuted(static_cast<uint32_t>(static_cast<uint64_t>(index) % size), keys, size, a, b);
+        p.out[i] = group * p.size + permuted(start, keys, size, a, b);
     }
 }
 

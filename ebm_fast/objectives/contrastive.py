@@ -211,7 +211,7 @@ class ContrastiveDivergence:
         """The data, with their noise, in `out`."""
         if not self.data_noise:
             return out.copy_(data)
-        counter = {"seed": self.seed, "step": self.iteration, "chain_offset": self.chain_offset}
+        counter: dict[str, Any] = {"seed": self.seed, "step": self.iteration, "chain_offset": self.chain_offset}
         return ops.perturb_(out, data, self.data_noise, **counter)
 
     def _start(self, out: Tensor, data: Tensor, y: Tensor | None) -> None:

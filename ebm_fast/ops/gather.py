@@ -103,9 +103,9 @@ def _noise_of(init: Any) -> tuple[int, float, float]:
 def _check_like(t: Any, name: str, out: Tensor) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} must be a tensor of rows like out's, got {type(t).__name__}")
-    if t.dtype is out.dtype and t.device == out.device and t.shape[1:] == out.shape[1:] and t.shape[:1].numel():
-        if t.is_contiguous():
-            return
+    alike = t.dtype is out.dtype and t.device == out.device and t.shape[1:] == out.shape[1:]
+    if alike and t.shape[0] and t.is_contiguous():
+        return
     wanted = ", ".join(("rows", *map(str, out.shape[1:])))
     raise ValueError(
         f"{name} must be contiguous, ({wanted}), {out.dtype}, on {out.device}, with at least one row; got {tuple(t.shape)}, "

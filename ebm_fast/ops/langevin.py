@@ -135,14 +135,14 @@ def langevin_steps(
     chain_offset: int = 0,
     backend: str | None = None,
 ) -> Callable[[Tensor, int], None]:
-    """f(grad, step) that does what `langevin_step_` does with these arguments, for loops: what does not change is checked here, once.
+    """f(grad, step) that does what `langevin_step_` does with these arguments, for loops: what stays is checked here, once.
 
-    `grad` must be like x, contiguous and apart from it. Between an energy's passes the checks of a call find their code out of the
-    cache and take as long as a small network's layer. Raises as `langevin_step_`.
+    `grad` must be like x, contiguous and apart from it. Between an energy's passes the checks of a call find their code out of
+    the cache and take as long as a small network's layer. Raises as `langevin_step_`.
     """
     flat, bound = _checked(
-        x, None, step_size, noise_std, 1.0, clamp, clamp_after, grad_clip, grad_clip_norm, prior_precision, velocity, momentum, None,
-        scale, seed, 0, chain_offset, None, None,
+        x, None, step_size, noise_std, 1.0, clamp, clamp_after, grad_clip, grad_clip_norm, prior_precision, velocity, momentum,
+        None, scale, seed, 0, chain_offset, None, None,
     )  # fmt: skip
     s_at, n_at, *rest = flat
     changed: Any = x if velocity is None else (x, velocity)
@@ -171,9 +171,9 @@ def _shrink(grad: Tensor | None, bound: float | None, backend: str | None) -> Te
 
 
 def _checked(
-    x: Tensor, grad: Tensor | None, step_size: Any, noise_std: Any, temperature: Any, clamp: Any, clamp_after: str, grad_clip: Any,
-    grad_clip_norm: Any, prior_precision: Any, velocity: Any, momentum: Any, active: Any, scale: Any, seed: int | None, step: int,
-    chain_offset: int, rng: Any, generator: Any,
+    x: Tensor, grad: Tensor | None, step_size: Any, noise_std: Any, temperature: Any, clamp: Any, clamp_after: str,
+    grad_clip: Any, grad_clip_norm: Any, prior_precision: Any, velocity: Any, momentum: Any, active: Any, scale: Any,
+    seed: int | None, step: int, chain_offset: int, rng: Any, generator: Any,
 ) -> tuple[tuple[Any, ...], float | None]:  # fmt: skip
     """The op's arguments from step_size_at to seed, without grad_scale; and the bound on the gradient's norm."""
     checks.state(x, "x")

@@ -63,8 +63,8 @@ def perturb_(
     """
     checks.state(out, "out")
     checks.state(x, "x")
-    copies, rest = divmod(out.shape[0], x.shape[0] or 1)
-    if rest or x.shape[1:] != out.shape[1:] or x.dtype is not out.dtype or x.device != out.device or not x.shape[0]:
+    alike = x.shape[1:] == out.shape[1:] and x.dtype is out.dtype and x.device == out.device
+    if not alike or not x.shape[0] or out.shape[0] % x.shape[0]:
         raise ValueError(
             f"x must hold a whole fraction of out's rows, like out: {out.dtype}, on {out.device}, (n, *event) for out "
             f"{tuple(out.shape)}; got {x.dtype}, on {x.device}, {tuple(x.shape)}"

@@ -93,7 +93,7 @@ class ReplayBuffer:
 
     def _gather(self, x: Tensor, slots: Tensor) -> Tensor:
         """Writes the slots' states to x, restarted where what is returned says so. (n,) bool"""
-        counter = {"seed": self.seed, "step": self.num_draws, "chain_offset": self.chain_offset}
+        counter: dict[str, Any] = {"seed": self.seed, "step": self.num_draws, "chain_offset": self.chain_offset}
         if self.samples.is_floating_point() and not callable(self.initial.init):
             fresh = torch.empty(len(slots), dtype=torch.bool, device=slots.device)
             ops.gather_(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from typing import Any
 
 import pytest
 import torch
 from tolerances import UPDATE
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ebm_fast as ef
 from ebm_fast.ops import langevin
@@ -297,3 +300,29 @@ def test_the_dispatcher_and_the_direct_call_agree():
     direct = x.clone()
     langevin._op(direct, *args[1:])
     assert torch.equal(args[0], direct)
+
+
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("options", [{}, {"grad_clip_norm": 0.5}, {"velocity": True, "momentum": 0.9, "clamp": (-1.0, None)}])
+def test_steps_of_a_loop_are_those_of_single_calls(options, observed, backend, device):
+    """`langevin_steps` does what as many calls do, bit for bit; where somebody looks it goes through the dispatcher."""
+    class Looks(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            Looks.seen += "langevin_step_" in str(func)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.randn(7, 5, generator=torch.Generator().manual_seed(1)).to(device)
+    states = [x.clone(), x.clone()]
+    forms = [options | ({"velocity": torch.zeros_like(x)} if "velocity" in options else {}) for _ in states]
+    common: dict[str, Any] = {"step_size": 0.1, "noise_std": 0.3, "seed": 5, "chain_offset": 3, "backend": backend}
+    with Looks() if observed else contextlib.nullcontext():
+        update = langevin.langevin_steps(states[0], **common, **forms[0])
+        for k in range(3):
+            update(0.5 * states[0], k)
+    for k in range(3):
+        ef.ops.langevin_step_(states[1], 0.5 * states[1], step=k, **common, **forms[1])
+    assert torch.equal(*states) and Looks.seen == 3 * observed
+    with pytest.raises(ValueError, match="step_size"):
+        langevin.langevin_steps(x, **common | {"step_size": -1.0})

@@ -63,7 +63,8 @@ def test_a_row_is_the_same_in_any_batch_and_on_any_number_of_threads(backend, de
             assert torch.equal(part, got)
     rng = torch.tensor([12, 38], device=device)
     x = torch.zeros(9, 4, device=device)
-    ends = [ef.ops.perturb_(torch.empty_like(x), x, 1.0, backend=backend, **how) for how in ({"seed": 12, "step": 40}, {"rng": rng, "step": 2})]
+    counters = ({"seed": 12, "step": 40}, {"rng": rng, "step": 2})
+    ends = [ef.ops.perturb_(torch.empty_like(x), x, 1.0, backend=backend, **counter) for counter in counters]
     assert torch.equal(*ends)
 
 
