@@ -81,7 +81,7 @@ struct GuardParams {
     const int64_t* rng;       // (2,) or null: then step is added to rng[1]
 };
 
-// p = c p + sqrt(1 - c^2) z;  K = |p|^2 / 2;  p -= kick scale g;  proposal = x + drift scale p
+// p = c p + n z, n = sqrt(1 - c^2);  K = |p|^2 / 2;  p -= kick scale g;  proposal = x + drift scale p
 struct ProposalParams {
     Stream stream;
     int64_t chains, dim;
@@ -92,8 +92,7 @@ struct ProposalParams {
     const void* grad;         // # (n, *event) or null: no kick
     const void* scale;        // # (*event) or null: 1
     double* kinetic;          // # (n,) or null
-    Coefficient kick, drift;
-    double persistence;       // c
+    Coefficient kick, drift, persistence, fresh;      // fresh: sqrt(1 - c^2)
 };
 
 // p -= kick scale g;  x += drift scale p

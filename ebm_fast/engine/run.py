@@ -35,8 +35,6 @@ class Transition(Protocol):
     def reset_stats(self) -> None: ...
     def grad_norm(self) -> Tensor | None: ...
     def renew(self) -> None: ...
-    def restart(self) -> None: ...
-    def replayed(self, num_steps: int) -> None: ...
     def track_gradients(self) -> None: ...
     def snapshot(self) -> Any: ...
     def restore(self, snapshot: Any) -> None: ...
@@ -170,6 +168,7 @@ def _start(energy: Energy, sampler: Sampler, x0: Any, resume: Any, seed: int | N
             raise TypeError(f"resume must be a ChainState (run.state), got {type(resume).__name__}")
         checks.state(resume.x, "resume.x")
         checks.counter(resume.seed, resume.step, resume.chain_offset, None, resume.x)
+        sampler.check_resumed(resume) if hasattr(sampler, "check_resumed") else None
         return resume.clone()
     if x0 is None:
         raise ValueError("x0 must be given, a tensor of shape (n, *event), or resume=run.state")
@@ -250,6 +249,8 @@ def sample(
     if not warmup and resume is None and getattr(sampler, "adapt", None) is not None:
         warnings.warn("the sampler adapts itself during the warm-up, and warmup=0: nothing is adapted", UserWarning, stacklevel=2)
     checks.counter(state.seed, state.step + warmup + num_steps, state.chain_offset, None, state.x)
+    if hasattr(sampler, "check_ages"):
+        sampler.check_ages(state.age, state.age + warmup + num_steps)
     guard = on_divergence != "ignore"
     if state.divergence_step is None:
         state.divergence_step = no_divergence(state.x)
@@ -275,13 +276,12 @@ def sample(
     whole, spare = (state.clone(), 0, kept_stats()), state.clone()
 
     def result(at: ChainState, steps: int) -> Run:
-        rows = kept.until(steps // thin)
-        samples = rows.pop("samples")
+        samples, energy, hamiltonian = kept.until(steps // thin)
         assert at.divergence_step is not None
         stats = RunStats(
             grad_norm=transition.grad_norm(), divergence_step=at.divergence_step.clone(),
             mean=None if average is None else average.mean, variance=None if average is None else average.variance(),
-            **rows, **transition.stats(),
+            energy=energy, hamiltonian=hamiltonian, **transition.stats(),
         )  # fmt: skip
         return Run(samples, transition.position(at).clone(), stats, at.clone(), name, steps)
 

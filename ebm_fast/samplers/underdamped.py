@@ -26,6 +26,7 @@ from .base import (
     check_coefficient,
     check_event,
     check_positive,
+    claim_momentum,
     is_schedule,
     stacked,
 )
@@ -92,6 +93,7 @@ class UnderdampedTransition(Transition):
         self.carries = frozenset({"energy", "grad"})
         if guard and state.divergence_step is None:
             state.divergence_step = no_divergence(x)
+        claim_momentum(state, sampler)
         if not {"momentum", "energy", "grad"} <= state.extra.keys():
             known = "momentum" in state.extra
             state.extra.update(energy=x.new_zeros(x.shape[0]), grad=torch.zeros_like(x))
