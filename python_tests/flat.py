@@ -15,8 +15,9 @@ STREAM = {"purpose": 7, "seed": -3 << 50, "step": (5 << 32) + 9, "chain_offset":
 NUMBERS = {
     "step_size": 0.1, "noise_std": 0.3, "momentum": 0.0, "prior_precision": 0.0, "grad_clip": math.inf, "step_lo": -math.inf,
     "step_hi": math.inf, "noise_lo": -math.inf, "noise_hi": math.inf, "kick": 0.15, "drift": 0.3, "persistence": 0.0,
-    "fresh": 1.0, "kicks": 1, "beta": 0.8, "max_error": 1.0, "parity": 0, "count": 3, "kind": 2, "stretch": 1.2, "heavy_ball": 0.0,
-    "grad_clip_norm": math.inf, "kinetic": False, "sigma": 0.3, "size": 37, "rate": 0.4, "shift": -1.0, "spread": 2.0, "coin": 5,
+    "fresh": 1.0, "kicks": 1, "beta": 0.8, "max_error": 1.0, "parity": 0, "count": 3, "kind": 2, "stretch": 1.2,
+    "heavy_ball": 0.0, "grad_clip_norm": math.inf, "kinetic": False, "sigma": 0.3, "size": 37, "rate": 0.4, "shift": -1.0,
+    "spread": 2.0, "coin": 5,
 }  # fmt: skip
 WRITTEN_ONLY = {"propose_": ("proposal", "kinetic", "momentum"), "noise_": ("out",), "perturb_": ("out", "noise"),
                 "randperm_": ("out",), "gather_": ("out", "fresh")}  # fmt: skip

@@ -95,6 +95,7 @@ class GraphTransition:
         self.reset_stats, self.grad_norm, self.energy_now = inner.reset_stats, inner.grad_norm, inner.energy_now
         self.position, self.hamiltonian_now, self.stats = inner.position, inner.hamiltonian_now, inner.stats
         self.renew, self.snapshot, self.restore = inner.renew, inner.snapshot, inner.restore
+        self.track_gradients = inner.track_gradients
         self.recorder = Recorder(self.state.x.device)
         self._replay: Callable[[], None] | None = None
         self._warm = False

@@ -73,10 +73,12 @@ class Kept:
         whole = {"samples": self.samples, "energies": self.energies, "hamiltonians": self.hamiltonians}
         return {name: t[first : first + rows] for name, t in whole.items() if t is not None}
 
-    def until(self, rows: int) -> dict[str, Tensor | None]:
-        """The first `rows` rows of each."""
-        whole = {"samples": self.samples, "energy": self.energies, "hamiltonian": self.hamiltonians}
-        return {name: None if t is None else t[:rows] for name, t in whole.items()}
+    def until(self, rows: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The first `rows` rows of samples, energies, Hamiltonians."""
+        samples, energies, hamiltonians = (
+            None if t is None else t[:rows] for t in (self.samples, self.energies, self.hamiltonians)
+        )
+        return samples, energies, hamiltonians
 
 
 class Moments:
