@@ -45,10 +45,10 @@ def _steps(energy: str, chains: int) -> int:
     return max(1, min(100, (10**6 if energy == "mixture" else 2 * 10**4) // chains))
 
 
+SLOW = {"mixture": ("compiled",), "mlp": ("compiled", "torchebm")}  # minutes for 10^6 chains
 CURVES: dict[str, list[Point]] = {
     f"chains_{energy}": [
-        Point(energy, 10**k, 2, _steps(energy, 10**k), ("compiled", "torchebm") if energy == "mlp" and k == 6 else ())
-        for k in range(2, 7)
+        Point(energy, 10**k, 2, _steps(energy, 10**k), SLOW[energy] if k == 6 else ()) for k in range(2, 7)
     ]
     for energy in ("mixture", "mlp")
 }
