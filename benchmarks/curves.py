@@ -53,8 +53,8 @@ CURVES: dict[str, list[Point]] = {
     for energy in ("mixture", "mlp")
 }
 CURVES |= {
-    f"dimension_{e}": [Point(e, n, d, s) for d in (2, 4, 8, 16, 32, 64)]
-    for e, n, s in (("mixture", 10**4, 20), ("mlp", 4096, 5))
+    f"dimension_{e}": [Point(e, n, d, s, without) for d in (2, 4, 8, 16, 32, 64)]
+    for e, n, s, without in (("mixture", 10**4, 20, ("compiled",)), ("mlp", 4096, 5, ()))
 }
 CURVES |= {
     f"steps_{e}": [Point(e, n, 2, s, ("compiled",)) for s in (1, 10, 100, 1000)] for e, n in (("mixture", 1000), ("mlp", 64))
