@@ -105,8 +105,8 @@ def torchebm_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], objec
 
 
 def check(energy: Any, start: Tensor) -> None:
-    """The chain that is timed is the specification's. Roundings grow between the modes of a mixture, and in bfloat16 a sum in another
-    order may round to the next number: a few chains in a hundred may be further away."""
+    """The chain that is timed is the specification's. Roundings grow between the modes of a mixture, and in bfloat16 a sum in
+    another order may round to the next number: a few chains in a hundred may be further away."""
     options = {"num_steps": 20, "step_size": STEP_SIZE, "noise_std": NOISE_STD, "seed": 1}
     truth = ef.langevin_(start.clone(), energy, strategy="reference", **options)
     ours = ef.langevin_(start.clone(), energy, strategy="fused", **options)

@@ -58,7 +58,8 @@ NormParams norm_params(Pointer x, Pointer out, int64_t chains, int64_t dim, int 
 
 ProposalParams proposal_params(Pointer x, Pointer proposal, Pointer momentum, Pointer grad, Pointer scale, Pointer kinetic,
                                int64_t chains, int64_t dim, int dtype, double kick, Pointer kick_at, int64_t kick_stride,
-                               double drift, Pointer drift_at, int64_t drift_stride, double persistence, uint64_t seed,
+                               double drift, Pointer drift_at, int64_t drift_stride, double persistence, Pointer persistence_at,
+                               int64_t persistence_stride, double fresh, Pointer fresh_at, int64_t fresh_stride, uint64_t seed,
                                uint64_t step, uint32_t purpose, uint32_t chain_offset, Pointer rng) {
     ProposalParams p{};
     p.stream = {seed, step, purpose, chain_offset, at<const int64_t>(rng)};
@@ -66,7 +67,8 @@ ProposalParams proposal_params(Pointer x, Pointer proposal, Pointer momentum, Po
     p.x = at<const void>(x), p.proposal = at<void>(proposal), p.momentum = at<void>(momentum);
     p.grad = at<const void>(grad), p.scale = at<const void>(scale), p.kinetic = at<double>(kinetic);
     p.kick = {kick, at<const void>(kick_at), kick_stride}, p.drift = {drift, at<const void>(drift_at), drift_stride};
-    p.persistence = persistence;
+    p.persistence = {persistence, at<const void>(persistence_at), persistence_stride};
+    p.fresh = {fresh, at<const void>(fresh_at), fresh_stride};
     return p;
 }
 

@@ -1,13 +1,11 @@
 """Start of a trajectory: momentum, kinetic energy, first kick and drift (op `propose_`)."""
 # mypy: allow-untyped-defs
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 
-from .coefficients import as_passed, coefficient, coefficient_of, stride
+from .coefficients import as_passed, coefficient_of, stride
 from .normal import normals
 from .philox import (
     HALF_TILE,
@@ -23,9 +21,9 @@ from .philox import (
 
 @triton.jit
 def start(
-    chain, block, exists, element, mask, x, proposal, momentum, grad, scale, kick_at, drift_at, rng, kick, drift, persistence,
-    fresh, purpose, seed, step, chain_offset, INDEX: tl.constexpr, TILE: tl.constexpr, KICK_STRIDE: tl.constexpr,
-    DRIFT_STRIDE: tl.constexpr, PERSISTENT: tl.constexpr,
+    chain, block, exists, element, mask, x, proposal, momentum, grad, scale, kick_at, drift_at, persistence_at, fresh_at, rng,
+    kick, drift, persistence, fresh, purpose, seed, step, chain_offset, INDEX: tl.constexpr, TILE: tl.constexpr,
+    KICK_STRIDE: tl.constexpr, DRIFT_STRIDE: tl.constexpr, PERSISTENCE_STRIDE: tl.constexpr, PERSISTENT: tl.constexpr,
 ):  # fmt: skip
     """Does a tile's work; returns the refreshed momentum, before the kick # (TILE, 4)."""
     FLOAT: tl.constexpr = x.dtype.element_ty
@@ -33,8 +31,9 @@ def start(
     z0, z1, z2, z3 = normals(a, b, c, d)
     refreshed = side_by_side(z0, z1, z2, z3, TILE).to(FLOAT)
     if PERSISTENT:
-        kept = coefficient(persistence, FLOAT) * tl.load(momentum + element, mask=mask)
-        refreshed = tl.fma(coefficient(fresh, FLOAT), refreshed, kept)
+        c = coefficient_of(chain, exists, persistence, persistence_at, PERSISTENCE_STRIDE, FLOAT)
+        n = coefficient_of(chain, exists, fresh, fresh_at, PERSISTENCE_STRIDE, FLOAT)
+        refreshed = tl.fma(n, refreshed, c * tl.load(momentum + element, mask=mask))
     if scale is not None:
         sigma = tl.load(scale + place_of(block, INDEX), mask=mask)
     p = refreshed
@@ -57,16 +56,16 @@ def start(
     "kick", "drift", "persistence", "fresh", "purpose", "seed", "step", "chain_offset", "chains", "blocks", "dim", "per_chain",
 ])  # fmt: skip
 def proposal_kernel(
-    x, proposal, momentum, grad, scale, kinetic, kick_at, drift_at, rng, kick, drift, persistence, fresh, purpose,
-    seed: tl.int64, step: tl.int64, chain_offset: tl.int64, chains, blocks, dim, per_chain, INDEX: tl.constexpr,
+    x, proposal, momentum, grad, scale, kinetic, kick_at, drift_at, persistence_at, fresh_at, rng, kick, drift, persistence,
+    fresh, purpose, seed: tl.int64, step: tl.int64, chain_offset: tl.int64, chains, blocks, dim, per_chain, INDEX: tl.constexpr,
     WHOLE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, KICK_STRIDE: tl.constexpr, DRIFT_STRIDE: tl.constexpr,
-    PERSISTENT: tl.constexpr,
+    PERSISTENCE_STRIDE: tl.constexpr, PERSISTENT: tl.constexpr,
 ):  # fmt: skip
     if kinetic is None:
         chain, block, exists, element, mask = tile_of_blocks(blocks, dim, per_chain, INDEX, WHOLE, TILE)
-        start(chain, block, exists, element, mask, x, proposal, momentum, grad, scale, kick_at, drift_at, rng, kick, drift,
-              persistence, fresh, purpose, seed, step, chain_offset, INDEX, TILE, KICK_STRIDE, DRIFT_STRIDE,
-              PERSISTENT)  # fmt: skip
+        start(chain, block, exists, element, mask, x, proposal, momentum, grad, scale, kick_at, drift_at, persistence_at,
+              fresh_at, rng, kick, drift, persistence, fresh, purpose, seed, step, chain_offset, INDEX, TILE, KICK_STRIDE,
+              DRIFT_STRIDE, PERSISTENCE_STRIDE, PERSISTENT)  # fmt: skip
     else:
         COLUMNS: tl.constexpr = TILE // ROWS
         first = tl.program_id(0).to(INDEX) * ROWS
@@ -85,8 +84,8 @@ def proposal_kernel(
                 element = chain[:, None] * dim + place
                 mask = exists[:, None] & (place < dim)
             p = start(chain, block.to(tl.uint32), exists, element, mask, x, proposal, momentum, grad, scale, kick_at, drift_at,
-                      rng, kick, drift, persistence, fresh, purpose, seed, step, chain_offset, INDEX, TILE, KICK_STRIDE,
-                      DRIFT_STRIDE, PERSISTENT)  # fmt: skip
+                      persistence_at, fresh_at, rng, kick, drift, persistence, fresh, purpose, seed, step, chain_offset, INDEX,
+                      TILE, KICK_STRIDE, DRIFT_STRIDE, PERSISTENCE_STRIDE, PERSISTENT)  # fmt: skip
             p = tl.where(mask, p, 0.0).to(tl.float64)
             total += tl.sum(p * p, axis=1)
             at += COLUMNS
@@ -104,19 +103,21 @@ def rows_in_tile(per_chain: int) -> tuple[int, int, int]:
 def propose_(
     x: torch.Tensor, proposal: torch.Tensor | None, momentum: torch.Tensor | None, grad: torch.Tensor | None,
     scale: torch.Tensor | None, kinetic: torch.Tensor | None, kick_at: torch.Tensor | None, drift_at: torch.Tensor | None,
-    rng: torch.Tensor | None, kick: float, drift: float, persistence: float, purpose: int, seed: int, step: int,
-    chain_offset: int,
+    persistence_at: torch.Tensor | None, fresh_at: torch.Tensor | None, rng: torch.Tensor | None, kick: float, drift: float,
+    persistence: float, fresh: float, purpose: int, seed: int, step: int, chain_offset: int,
 ) -> None:  # fmt: skip
-    """p = c p + sqrt(1 - c^2) z; K = |p|^2 / 2; p -= kick scale g; proposal = x + drift scale p."""
-    grid, (*sizes, index, whole, tile) = geometry(x, TILE if grad is None and persistence == 0.0 else HALF_TILE)
+    """p = c p + n z; K = |p|^2 / 2; p -= kick scale g; proposal = x + drift scale p."""
+    persistent = persistence_at is not None or persistence != 0.0
+    grid, (*sizes, index, whole, tile) = geometry(x, TILE if grad is None and not persistent else HALF_TILE)
     rows, warps = 1, 4
     if kinetic is not None:
         tile, rows, warps = rows_in_tile(sizes[2])
         grid = ((x.shape[0] + rows - 1) // rows,)
-    numbers = as_passed(x.dtype, kick, drift, persistence, math.sqrt(1.0 - persistence * persistence))
+    numbers = as_passed(x.dtype, kick, drift, persistence, fresh)
     with on_device_of(x):
         proposal_kernel[grid](
-            x, proposal, momentum, grad, scale, kinetic, kick_at, drift_at, rng, *numbers, purpose, seed, step, chain_offset,
-            x.shape[0], *sizes, index, whole, tile, rows, stride(kick_at), stride(drift_at), persistence != 0.0,
+            x, proposal, momentum, grad, scale, kinetic, kick_at, drift_at, persistence_at, fresh_at, rng, *numbers, purpose,
+            seed, step, chain_offset, x.shape[0], *sizes, index, whole, tile, rows, stride(kick_at), stride(drift_at),
+            stride(persistence_at), persistent,
             num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip

@@ -14,8 +14,8 @@ from ebm_fast.ops.backend import implementation
 STREAM = {"purpose": 7, "seed": -3 << 50, "step": (5 << 32) + 9, "chain_offset": 2**32 - 1001}
 NUMBERS = {
     "step_size": 0.1, "noise_std": 0.3, "momentum": 0.0, "prior_precision": 0.0, "grad_clip": math.inf, "step_lo": -math.inf,
-    "step_hi": math.inf, "noise_lo": -math.inf, "noise_hi": math.inf, "kick": 0.15, "drift": 0.3, "persistence": 0.0, "kicks": 1,
-    "beta": 0.8, "max_error": 1.0, "parity": 0, "count": 3, "kind": 2,
+    "step_hi": math.inf, "noise_lo": -math.inf, "noise_hi": math.inf, "kick": 0.15, "drift": 0.3, "persistence": 0.0,
+    "fresh": 1.0, "kicks": 1, "beta": 0.8, "max_error": 1.0, "parity": 0, "count": 3, "kind": 2,
 }  # fmt: skip
 WRITTEN_ONLY = {"propose_": ("proposal", "kinetic", "momentum"), "noise_": ("out",)}
 

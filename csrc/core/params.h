@@ -62,7 +62,7 @@ struct NormParams {
     void* out;                // # (n,) float32, or float64 for a float64 x
 };
 
-// p = c p + sqrt(1 - c^2) z;  K = |p|^2 / 2;  p -= kick scale g;  proposal = x + drift scale p
+// p = c p + n z, n = sqrt(1 - c^2);  K = |p|^2 / 2;  p -= kick scale g;  proposal = x + drift scale p
 struct ProposalParams {
     Stream stream;
     int64_t chains, dim;
@@ -73,8 +73,7 @@ struct ProposalParams {
     const void* grad;         // # (n, *event) or null: no kick
     const void* scale;        // # (*event) or null: 1
     double* kinetic;          // # (n,) or null
-    Coefficient kick, drift;
-    double persistence;       // c
+    Coefficient kick, drift, persistence, fresh;      // fresh: sqrt(1 - c^2)
 };
 
 // p -= kick scale g;  x += drift scale p

@@ -14,10 +14,8 @@ public:
         : p(params),
           key(make_counter(params.stream)),
           keys(key.keys),
-          coefficients({params.kick, params.drift}, params.scale, params.dim),
-          persistence(broadcast<V>(params.persistence)),
-          noise_std(broadcast<V>(__builtin_sqrt(1.0 - params.persistence * params.persistence))),
-          keeps(params.persistence != 0.0) {}
+          coefficients({params.kick, params.drift, params.persistence, params.fresh}, params.scale, params.dim),
+          keeps(params.persistence.at || params.persistence.value != 0.0) {}
 
     void units(int64_t begin, int64_t end) {
         Finish<false, false> body{*this};
@@ -78,11 +76,11 @@ private:
     struct Finish {
         Proposal& op;
         LaneSum sum{};
-        template <bool PART> EBM_FAST_INLINE void run(int64_t from, int64_t i, int64_t n, const V (&c)[2]) {
+        template <bool PART> EBM_FAST_INLINE void run(int64_t from, int64_t i, int64_t n, const V (&c)[4]) {
             const ProposalParams& p = op.p;
             T* momentum = static_cast<T*>(p.momentum) + from;
             V q = __builtin_convertvector(get<PART>(op.noise + i, n), V);
-            if (op.keeps) q = refreshed(get<PART>(momentum, n), q, op.persistence, op.noise_std);
+            if (op.keeps) q = refreshed(get<PART>(momentum, n), q, c[2], c[3]);
             if constexpr (STORE) store(op.fresh + i, q);
             if constexpr (SUM) sum.add_square(q);
             if (p.grad) q = kicked(q, get<PART>(static_cast<const T*>(p.grad) + from, n), c[0]);
@@ -96,8 +94,7 @@ private:
     const ProposalParams& p;
     const Counter key;
     const KeyTable keys;
-    Coefficients<T, 2, 2> coefficients;
-    const V persistence, noise_std;
+    Coefficients<T, 4, 2> coefficients;
     const bool keeps;
     alignas(64) float noise[TILE + SURPLUS];
     alignas(64) T fresh[TILE + W];

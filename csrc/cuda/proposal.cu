@@ -1,5 +1,4 @@
 // The start of a trajectory: noise, refreshed momentum, its kinetic energy, kick and drift in registers.
-#include <cmath>
 #include "../core/proposal.h"
 #include "groups.cuh"
 #include "launch.h"
@@ -7,13 +6,9 @@
 namespace ebm_fast {
 namespace {
 
-template <class V> struct Refreshment {
-    V persistence, noise_std;
-};
-
 // One block of four elements; returns the sum of the refreshed momentum's squares.
 template <class T, bool WHOLE>
-__device__ inline double propose(const ProposalParams& p, const Counter& key, const Refreshment<T>& c, T kick, T drift,
+__device__ inline double propose(const ProposalParams& p, const Counter& key, T kick, T drift, T persistence, T fresh,
                                  int64_t chain, uint32_t block) {
     const int64_t element = block * int64_t(4), from = chain * p.dim + element;
     const int count = WHOLE ? 4 : static_cast<int>(p.dim - element < 4 ? p.dim - element : 4);
@@ -24,10 +19,10 @@ __device__ inline double propose(const ProposalParams& p, const Counter& key, co
     T q[4], sigma[4];
     load_scale<WHOLE>(p.scale, element, count, sigma);
     for (int k = 0; k < 4; ++k) q[k] = T(z[k]);
-    if (c.persistence != T(0)) {
+    if (p.persistence.at || p.persistence.value != 0.0) {
         T before[4];
         load4<WHOLE>(static_cast<const T*>(p.momentum) + from, count, before);
-        for (int k = 0; k < 4; ++k) q[k] = refreshed(before[k], q[k], c.persistence, c.noise_std);
+        for (int k = 0; k < 4; ++k) q[k] = refreshed(before[k], q[k], persistence, fresh);
     }
     double sum = 0.0;
     if (p.kinetic) {
@@ -51,18 +46,20 @@ __device__ inline double propose(const ProposalParams& p, const Counter& key, co
 
 // SIZE threads share a chain; SIZE = 0: nothing is summed, and the blocks of all chains go to whoever is free.
 template <class T, bool WHOLE, int SIZE>
-__global__ void __launch_bounds__(THREADS) proposal_kernel(const ProposalParams p, const Refreshment<T> c) {
+__global__ void __launch_bounds__(THREADS) proposal_kernel(const ProposalParams p) {
     const Counter key = make_counter(p.stream);
     if constexpr (SIZE == 0) {
         for (Blocks at(p.chains, p.dim); at.inside(); at.next())
-            propose<T, WHOLE>(p, key, c, value_of<T>(p.kick, at.chain), value_of<T>(p.drift, at.chain), at.chain, at.block);
+            propose<T, WHOLE>(p, key, value_of<T>(p.kick, at.chain), value_of<T>(p.drift, at.chain),
+                              value_of<T>(p.persistence, at.chain), value_of<T>(p.fresh, at.chain), at.chain, at.block);
     } else {
         const Group<SIZE> group(p.chains);
         double sum = 0.0;
         if (group.exists) {
             const T kick = value_of<T>(p.kick, group.index), drift = value_of<T>(p.drift, group.index);
+            const T persistence = value_of<T>(p.persistence, group.index), fresh = value_of<T>(p.fresh, group.index);
             for (int64_t block = group.lane; block * 4 < p.dim; block += SIZE)
-                sum += propose<T, WHOLE>(p, key, c, kick, drift, group.index, static_cast<uint32_t>(block));
+                sum += propose<T, WHOLE>(p, key, kick, drift, persistence, fresh, group.index, static_cast<uint32_t>(block));
         }
         sum = group.sum(sum);
         if (group.leads()) p.kinetic[group.index] = 0.5 * sum;
@@ -72,7 +69,6 @@ __global__ void __launch_bounds__(THREADS) proposal_kernel(const ProposalParams 
 template <class T, bool WHOLE>
 void launch(const ProposalParams& p, cudaStream_t stream) {
     constexpr char name[] = "proposal_cuda";
-    const Refreshment<T> c = {T(p.persistence), T(std::sqrt(1.0 - p.persistence * p.persistence))};
     auto kernel = proposal_kernel<T, WHOLE, 0>;
     unsigned grid = grid_for(p.chains, p.dim, name);
     if (p.kinetic) {
@@ -81,7 +77,7 @@ void launch(const ProposalParams& p, cudaStream_t stream) {
         else if (p.dim <= ONE_WARP) kernel = proposal_kernel<T, WHOLE, 32>, grid = grid_of<32>(p.chains, name);
         else kernel = proposal_kernel<T, WHOLE, THREADS>, grid = grid_of<THREADS>(p.chains, name);
     }
-    kernel<<<grid, THREADS, 0, stream>>>(p, c);
+    kernel<<<grid, THREADS, 0, stream>>>(p);
     check(cudaGetLastError(), name);
 }
 

@@ -164,6 +164,7 @@ def _start(energy: Energy, sampler: Sampler, x0: Any, resume: Any, seed: int | N
             raise TypeError(f"resume must be a ChainState (run.state), got {type(resume).__name__}")
         checks.state(resume.x, "resume.x")
         checks.counter(resume.seed, resume.step, resume.chain_offset, None, resume.x)
+        sampler.check_resumed(resume) if hasattr(sampler, "check_resumed") else None
         return resume.clone()
     if x0 is None:
         raise ValueError("x0 must be given, a tensor of shape (n, *event), or resume=run.state")
@@ -244,6 +245,8 @@ def sample(
     if not warmup and resume is None and getattr(sampler, "adapt", None) is not None:
         warnings.warn("the sampler adapts itself during the warm-up, and warmup=0: nothing is adapted", UserWarning, stacklevel=2)
     checks.counter(state.seed, state.step + warmup + num_steps, state.chain_offset, None, state.x)
+    if hasattr(sampler, "check_ages"):
+        sampler.check_ages(state.age, state.age + warmup + num_steps)
     guard = on_divergence != "ignore"
     if state.divergence_step is None:
         state.divergence_step = no_divergence(state.x)

@@ -114,6 +114,8 @@ def refuse_unsafe(written: Named, read: Named) -> None:
 def number(value: Any, name: str, *, low: float = -math.inf, infinite: bool = False) -> float:
     """A finite number of at least `low` (or +inf where allowed)."""
     if type(value) not in _NUMBERS:
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise TypeError(f"{name} must be a number, got a tensor of shape {tuple(value.shape)}")
         given, value = value, value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
         if isinstance(value, (bool, complex, str, bytes)) or not hasattr(value, "__float__"):
             raise TypeError(f"{name} must be a number, got {type(given).__name__} {given!r}")

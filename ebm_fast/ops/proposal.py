@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -31,8 +32,8 @@ def _impl(x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Ten
 
 _op = define(
     "propose_(Tensor x, Tensor(a!)? proposal, Tensor(b!)? momentum, Tensor? grad, Tensor? scale, Tensor(c!)? kinetic, "
-    "Tensor? kick_at, Tensor? drift_at, Tensor? rng, float kick, float drift, float persistence, int purpose, int seed, "
-    "int step, int chain_offset, str backend) -> ()",
+    "Tensor? kick_at, Tensor? drift_at, Tensor? persistence_at, Tensor? fresh_at, Tensor? rng, float kick, float drift, "
+    "float persistence, float fresh, int purpose, int seed, int step, int chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )
@@ -48,7 +49,7 @@ def propose_(
     kinetic: Tensor | None = None,  # (n,)
     kick: float | Tensor = 0.0,  # () or (n,)
     drift: float | Tensor = 0.0,  # () or (n,)
-    persistence: float = 0.0,
+    persistence: float | Tensor = 0.0,  # () or (n,)
     purpose: str = "momentum",
     seed: int | None = None,
     step: int = 0,
@@ -71,7 +72,7 @@ def propose_(
         scale: sigma (*event), like an event of x, shared by all chains; None for 1.
         kinetic: K, float64 (n,), written; summed in float64 in an order that depends on the event alone.
         kick, drift: numbers, or tensors () or (n,) that are read on the device.
-        persistence: c in [-1, 1]; 0 draws the momentum afresh.
+        persistence: c in [-1, 1], likewise; 0 draws the momentum afresh. A tensor's range is not looked at: beyond 1 is NaN.
         purpose, seed, step, chain_offset, rng, generator, backend: as `normal_`.
 
     Raises:
@@ -85,13 +86,14 @@ def propose_(
     checks.chain_numbers(kinetic, "kinetic", x)
     k, k_at = checks.signed_coefficient(kick, "kick", x)
     d, d_at = checks.signed_coefficient(drift, "drift", x)
-    c = checks.number(persistence, "persistence")
+    c, c_at = checks.signed_coefficient(persistence, "persistence", x)
     if not -1.0 <= c <= 1.0:
         raise ValueError(f"persistence must be in [-1, 1], got {persistence!r}")
-    if c and momentum is None:
-        raise ValueError(f"persistence={c:g} needs momentum, a tensor like x that carries it from call to call")
+    if (c or c_at is not None) and momentum is None:
+        raise ValueError(f"persistence={persistence} needs momentum, a tensor like x that carries it from call to call")
+    n_at = None if c_at is None else (1.0 - c_at.double().square()).sqrt().to(c_at.dtype)
     if seed is None:
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, x)
-    _op(x, proposal, momentum, grad, scale, kinetic, k_at, d_at, rng, k, d, c, purpose_tag(purpose), signed64(seed), step,
-        chain_offset, backend or "auto")  # fmt: skip
+    _op(x, proposal, momentum, grad, scale, kinetic, k_at, d_at, c_at, n_at, rng, k, d, c, math.sqrt(1.0 - c * c),
+        purpose_tag(purpose), signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from .noise import noise_
@@ -21,15 +19,16 @@ def kinetic_energy(momentum: Tensor) -> Tensor:
 
 def propose_(
     x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, scale: Tensor | None,
-    kinetic: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None, rng: Tensor | None, kick: float, drift: float,
-    persistence: float, purpose: int, seed: int, step: int, chain_offset: int,
+    kinetic: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None, persistence_at: Tensor | None,
+    fresh_at: Tensor | None, rng: Tensor | None, kick: float, drift: float, persistence: float, fresh: float, purpose: int,
+    seed: int, step: int, chain_offset: int,
 ) -> None:  # fmt: skip
-    """p = c p + sqrt(1 - c^2) z; K = |p|^2 / 2; p -= kick scale g; proposal = x + drift scale p."""
+    """p = c p + n z; K = |p|^2 / 2; p -= kick scale g; proposal = x + drift scale p."""
     p = x.new_empty(x.shape)
     noise_(p, rng, 2, purpose, seed, step, chain_offset)
-    if persistence != 0.0:
+    if persistence_at is not None or persistence != 0.0:
         assert momentum is not None
-        p = persistence * momentum + math.sqrt(1.0 - persistence * persistence) * p
+        p = per_chain(persistence_at, persistence, x) * momentum + per_chain(fresh_at, fresh, x) * p
     if kinetic is not None:
         kinetic.copy_(kinetic_energy(p))
     sigma = 1.0 if scale is None else scale

@@ -107,10 +107,8 @@ class AcceptReject(Transition):
         """The step size of a step: the adapted one, else the sampler's. A number or a tensor () or (n,)."""
         if self.adapter is not None and "step_size" in self.state.extra:
             return self.state.extra["step_size"]
-        step_size = at_age(self.sampler.step_size, "step_size", age)
-        if isinstance(step_size, Tensor):
-            checks.coefficient(step_size, "step_size", self.state.x)
-        return step_size
+        number, tensor = checks.coefficient(at_age(self.sampler.step_size, "step_size", age), "step_size", self.state.x)
+        return number if tensor is None else tensor
 
     def scale(self) -> Tensor | None:
         """Square root of the diagonal inverse mass (*event): the adapted one, else the sampler's."""

@@ -18,6 +18,7 @@ from ..ops import checks
 # average of such iterates comes out too small (acceptance 0.91 for 0.8).
 _T0, _DECAY = 10.0, 0.75
 _SHRINKAGE_OF_ONE, _SHRINKAGE_OF_MANY = 0.05, 0.2
+_LEAST = 0.01  # acceptance that a chain standing still counts for in the harmonic mean
 _LEARNING = ("dual_averaging", "dual_count", "mass_mean", "mass_squares", "mass_count")  # of use during the warm-up alone
 
 
@@ -29,6 +30,10 @@ class Adaptation:
     acceptance and the variance of all chains of a run set one step size and one mass matrix, so chains then depend on each other
     through the warm-up. With per_chain=True each chain finds its own step size, and stays what it is in any batch.
 
+    Until the closing phase a_s is the harmonic mean over chains, no acceptance counted as less than 0.01: chains that started
+    where the energy is steep stand still at the step size that suits the rest, and a few of them make the steps small until
+    they have come down. The closing phase settles on the plain mean.
+
     Args:
         target_accept: acceptance probability to reach; None takes the sampler's own (0.8 HMC, 0.574 MALA, 0.234 random walk).
         step_size: whether the step size is adapted.
@@ -39,7 +44,8 @@ class Adaptation:
     Raises:
         TypeError, ValueError: an argument is of a wrong kind or range.
 
-    Source: Nesterov 2009; Hoffman and Gelman 2014, algorithm 5; Stan reference manual, HMC algorithm parameters.
+    Source: Nesterov 2009; Hoffman and Gelman 2014, algorithm 5; Hoffman, Radul and Sountsov 2021 (harmonic mean); Stan
+    reference manual, HMC algorithm parameters.
     """
 
     target_accept: float | None = None
@@ -135,18 +141,21 @@ class Adapter:
     def update(self, transition: Any, age: int) -> None:
         """Learn from the proposal that was just decided, the step at `age`."""
         state = transition.state
+        first, ends = windows(state.warmup_from, state.warmup_until)
+        last = ends[-1] if ends else state.warmup_from
         if self.settings.step_size:
-            self._step(state, self.acceptance(transition.counters[:, 3]))
-        if self.settings.mass is not None:
-            first, ends = windows(state.warmup_from, state.warmup_until)
-            if first <= age < (ends[-1] if ends else first):
-                self._gather(state)
-                if age + 1 in ends:
-                    self._set_mass(state, transition)
+            self._step(state, self.acceptance(transition.counters[:, 3], closing=age >= last))
+            if age + 1 == last and self.settings.mass is None:
+                self._begin(state.extra, state.extra["dual_averaging"][0].exp(), state.x, 0.0)
+        if self.settings.mass is not None and first <= age < last:
+            self._gather(state)
+            if age + 1 in ends:
+                self._set_mass(state, transition)
 
-    def acceptance(self, probability: Tensor) -> Tensor:
-        """Acceptance of each group of chains: the mean. (n,) -> (groups,)"""
-        return probability.view(-1, self.groups).mean(0)
+    def acceptance(self, probability: Tensor, closing: bool) -> Tensor:
+        """Acceptance of each group of chains: the mean, harmonic before the closing phase. (n,) -> (groups,)"""
+        groups = probability.view(-1, self.groups)
+        return groups.mean(0) if closing or len(groups) == 1 else 1.0 / (1.0 / groups.clamp(min=_LEAST)).mean(0)
 
     def _step(self, state: ChainState, acceptance: Tensor) -> None:
         log, average, error, mu = state.extra["dual_averaging"]

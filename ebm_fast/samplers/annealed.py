@@ -13,7 +13,7 @@ from torch import Tensor
 from ..engine.energy import Energy, EnergyFunction
 from ..engine.state import ChainState
 from ..ops import checks
-from .base import Sampler, Transition, check_tempered
+from .base import Sampler, Transition, check_coefficient, check_schedules, check_tempered, is_schedule
 from .langevin import Langevin, LangevinTransition
 
 
@@ -27,7 +27,7 @@ class AnnealedLangevin(Sampler):
 
     Args:
         sigmas: noise levels from the largest to the smallest.
-        step_size: s_L, the step size at the smallest level.
+        step_size: s_L, the step size at the smallest level: a number, or a tensor () or (n,).
         steps_per_level: T. A whole run is `sampler.num_steps` = L T steps.
         denoise: whether the last step removes the noise that is left (Tweedie's formula).
         temperature: as `Langevin`.
@@ -41,7 +41,7 @@ class AnnealedLangevin(Sampler):
     """
 
     sigmas: Sequence[float]
-    step_size: float
+    step_size: float | Tensor
     steps_per_level: int = 100
     denoise: bool = False
     temperature: float = 1.0
@@ -53,7 +53,9 @@ class AnnealedLangevin(Sampler):
         if any(b > a for a, b in itertools.pairwise(levels)):
             raise ValueError(f"sigmas must fall from level to level, got {levels}")
         object.__setattr__(self, "sigmas", tuple(levels))
-        checks.number(self.step_size, "step_size", low=0.0)
+        if is_schedule(self.step_size):
+            raise TypeError("step_size must be a number or a tensor () or (n,): along the levels it follows sigma^2 by itself")
+        check_coefficient(self.step_size, "step_size")
         checks.number(self.temperature, "temperature", low=0.0)
         if type(self.steps_per_level) is not int or self.steps_per_level < 1:
             raise ValueError(f"steps_per_level must be an int of at least 1, got {self.steps_per_level!r}")
@@ -65,6 +67,13 @@ class AnnealedLangevin(Sampler):
 
     def has_schedule(self) -> bool:
         return True
+
+    def check_ages(self, first: int, last: int) -> None:
+        if first < last > self.num_steps:
+            raise ValueError(
+                f"the ladder has {self.num_steps} steps, and the run goes from step {first} to step {last}, its warm-up "
+                "included: warmup + num_steps must be sampler.num_steps at most"
+            )
 
     def level(self, age: int) -> float:
         """sigma of a step."""
@@ -139,6 +148,10 @@ class SimulatedAnnealing(Sampler):
     def __post_init__(self) -> None:
         check_tempered(self.sampler)
         if not callable(self.betas):
+            if not isinstance(self.betas, (tuple, list, Tensor)):
+                raise TypeError(f"betas must be a tuple, one per step, or a callable, got {type(self.betas).__name__}")
+            if isinstance(self.betas, Tensor):
+                object.__setattr__(self, "betas", tuple(self.betas.tolist()))
             if not len(self.betas) or any(checks.number(b, "betas", low=0.0) == 0.0 for b in self.betas):
                 raise ValueError("betas must be positive inverse temperatures, one per step")
             object.__setattr__(self, "betas", tuple(self.betas))
@@ -160,7 +173,14 @@ class SimulatedAnnealing(Sampler):
         betas = self.betas
         if callable(betas):
             function = betas
-            return replace(self.sampler, temperature=lambda age: 1.0 / function(age))
+
+            def temperature(age: int) -> float:
+                beta = checks.number(function(age), "betas", low=0.0)
+                if beta == 0.0:
+                    raise ValueError(f"betas must be positive, the callable returned 0 at step {age}")
+                return 1.0 / beta
+
+            return replace(self.sampler, temperature=temperature)
         return replace(self.sampler, temperature=tuple(1.0 / b for b in betas))
 
     def has_schedule(self) -> bool:
@@ -168,6 +188,13 @@ class SimulatedAnnealing(Sampler):
 
     def check_start(self, x: Any) -> None:
         self.sampler.check_start(x)
+
+    def check_resumed(self, state: ChainState) -> None:
+        self._inner().check_resumed(state)
+
+    def check_ages(self, first: int, last: int) -> None:
+        check_schedules(self, ("betas",), first, last)
+        self.sampler.check_ages(first, last)
 
     def why_not_fused(self, x: Tensor) -> str:
         return self._inner().why_not_fused(x)

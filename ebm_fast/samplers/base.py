@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import torch
@@ -51,6 +52,17 @@ def check_tempered(sampler: Any) -> None:
         raise ValueError("noise_std sets the noise by itself, so the temperature has no effect; leave it out to temper a chain")
 
 
+def check_schedules(sampler: Any, names: tuple[str, ...], first: int, last: int) -> None:
+    """Raises ValueError unless the schedules given as tuples reach from step `first` to before step `last`."""
+    for name in names:
+        value = getattr(sampler, name, None)
+        if isinstance(value, (tuple, list)) and first < last and len(value) < last:
+            raise ValueError(
+                f"{name} is a schedule of {len(value)} steps, and the run goes from step {first} to step {last}, its warm-up "
+                "included"
+            )
+
+
 def is_schedule(value: Any) -> bool:
     return callable(value) or isinstance(value, (tuple, list))
 
@@ -92,6 +104,14 @@ def changed(energy: Tensor, carried: Tensor, grad: Tensor | None = None, carried
     return bool(other)
 
 
+def claim_momentum(state: ChainState, sampler: Any) -> None:
+    """Drop a momentum that another kind of sampler left: it may be of another temperature."""
+    kind = zlib.crc32(type(sampler).__name__.encode())
+    if int(state.extra.get("momentum_of", kind)) != kind:
+        state.extra.pop("momentum", None)
+    state.extra["momentum_of"] = torch.tensor(kind)
+
+
 class Sampler:
     """`init` and `step` of every sampler, on its own `transition`."""
 
@@ -109,6 +129,18 @@ class Sampler:
         """Raises TypeError or ValueError for a start that this sampler cannot work on."""
         checks.state(x, "x0")
 
+    def check_resumed(self, state: ChainState) -> None:
+        """Raises ValueError for a state that this sampler cannot go on from."""
+        if "labels" in state.extra:
+            raise ValueError(
+                f"the state holds replicas of a ReplicaExchange, {tuple(state.x.shape)}: go on with one, or start "
+                f"{type(self).__name__} from x0=run.final"
+            )
+
+    def check_ages(self, first: int, last: int) -> None:
+        """Raises ValueError where a schedule ends before a run from step `first` to before step `last` does."""
+        check_schedules(self, ("step_size", "noise_std", "temperature"), first, last)
+
     def has_schedule(self) -> bool:
         """Whether a coefficient changes from step to step on the host."""
         return False
@@ -119,6 +151,7 @@ class Sampler:
         The state carries energy and gradient from step to step: between steps that change the energy's parameters call
         `state.forget_energy()`.
         """
+        self.check_resumed(state)
         state = state.clone()
         transition = self.transition(EnergyFunction(energy), state, backend=None, guard=True, track=True, rng=None)
         transition.advance(1)

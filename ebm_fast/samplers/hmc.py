@@ -19,7 +19,7 @@ from ..ops.noise import normal_
 from ..ops.proposal import propose_
 from .accept import _FROZEN, AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
-from .base import Transition, check_positive, stacked
+from .base import Transition, check_positive, claim_momentum, stacked
 from .chees import ChEES, halton
 from .jitter import uniform_number
 
@@ -161,7 +161,7 @@ class GHMC(AcceptRejectSampler):
     Generalised HMC: the Metropolised form of underdamped Langevin dynamics (L = 1), exact at any step size.
 
     Args:
-        step_size: e: a number or a tensor ().
+        step_size: e: a number, a tensor () or (n,), a tuple (one per step) or a callable from the index of the step.
         friction: gamma >= 0, per unit of time; 0 never forgets the momentum, large values give HMC.
         num_leapfrog: L >= 1.
         inverse_mass: M^-1, a tensor like an event (diagonal); None for 1.
@@ -175,7 +175,7 @@ class GHMC(AcceptRejectSampler):
     Source: Horowitz 1991; Ottobre et al. 2016.
     """
 
-    step_size: float | Tensor
+    step_size: Coefficient
     friction: float = 1.0
     num_leapfrog: int = 1
     inverse_mass: Tensor | None = None
@@ -188,17 +188,13 @@ class GHMC(AcceptRejectSampler):
 
     def __post_init__(self) -> None:
         self._check("step_size")
-        if isinstance(self.step_size, (tuple, list)) or callable(self.step_size):
-            raise TypeError("step_size of GHMC must be a number or a tensor (): the persistence of the momentum depends on it")
-        if isinstance(self.step_size, Tensor) and self.step_size.ndim:
-            raise ValueError(f"step_size of GHMC must be one number for all chains, got shape {tuple(self.step_size.shape)}")
         checks.number(self.friction, "friction", low=0.0)
         if type(self.num_leapfrog) is not int or self.num_leapfrog < 1:
             raise ValueError(f"num_leapfrog must be an int of at least 1, got {self.num_leapfrog!r}")
         check_positive(self.inverse_mass, "inverse_mass")
         _check_temperature(self.temperature)
-        if self.adapt is not None and (self.adapt.mass == "dense" or self.adapt.per_chain):
-            raise ValueError("GHMC adapts one step size and a diagonal mass: adapt=Adaptation(mass='diagonal')")
+        if self.adapt is not None and self.adapt.mass == "dense":
+            raise ValueError("GHMC takes a diagonal mass: adapt=Adaptation(mass='diagonal')")
 
     def why_not_fused(self, x: Tensor) -> str:
         return _why_not_fused(self, x)
@@ -352,6 +348,7 @@ class GHMCTransition(HMCTransition):
         super().__init__(sampler, energy, state, backend=backend, rng=rng)
         if self._dense is not None:
             raise ValueError("GHMC takes a diagonal inverse_mass, a tensor like an event")
+        claim_momentum(state, sampler)
         if "momentum" not in state.extra:
             start = torch.empty_like(state.x)
             state.extra["momentum"] = normal_(start, purpose="initial_momentum", **self.counter(0)) if start.numel() else start
@@ -374,8 +371,10 @@ class GHMCTransition(HMCTransition):
                     max_error=self.sampler.max_error, **counter)  # fmt: skip
 
     def chain_plan(self, num_steps: int) -> dict[str, Any]:
-        persistence = self.coefficients(self.state.age)["persistence"]
+        persistence = stacked([c["persistence"] for c in self.coefficients_of(num_steps)], self.state.x)
         return {**super().chain_plan(num_steps), "flip": True, "persistence": persistence, "momentum": self.momentum}
 
     def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
-        return {**super().derive(step_size, beta), "persistence": math.exp(-self.sampler.friction * float(step_size))}
+        rate = -self.sampler.friction * step_size
+        persistence = rate.exp() if isinstance(rate, Tensor) else math.exp(rate)
+        return {**super().derive(step_size, beta), "persistence": persistence}

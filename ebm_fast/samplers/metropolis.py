@@ -210,11 +210,13 @@ class IndependenceMetropolis(AcceptRejectSampler):
 
     @classmethod
     def gaussian(cls, mean: Tensor | float, std: Tensor | float, temperature: Coefficient = 1.0) -> IndependenceMetropolis:
-        """q = N(mean, std^2), elementwise."""
+        """q = N(mean, std^2), elementwise; mean and std are numbers or tensors like an event."""
         if bool((torch.as_tensor(std) <= 0).any()):
             raise ValueError(f"std must be positive, got {std}")
 
         def log_prob(x: Tensor) -> Tensor:
+            check_event(mean if isinstance(mean, Tensor) and mean.ndim else None, "mean", x)
+            check_event(std if isinstance(std, Tensor) and std.ndim else None, "std", x)
             return -0.5 * ((x - mean) / std).square().reshape(x.shape[0], -1).sum(1)
 
         return cls(lambda noise: noise.normal() * std + mean, log_prob, temperature)

@@ -29,7 +29,8 @@ class ReplicaExchange(Sampler):
 
     Args:
         sampler: any sampler with a temperature: Langevin, MALA, HMC, random walks, underdamped dynamics, ... Its own temperature
-            is that of b = 1. Its `adapt` may adapt the step size, of each temperature by itself.
+            is that of b = 1; its step size (n,) is that of all replicas of a chain. Its `adapt` may adapt the step size, of each
+            temperature by itself.
         betas: inverse temperatures, falling from 1; `ReplicaExchange.ladder(r, lowest)` makes a geometric one.
         swap_every: steps of the inner sampler between swaps.
 
@@ -45,9 +46,6 @@ class ReplicaExchange(Sampler):
 
     def __post_init__(self) -> None:
         check_tempered(self.sampler)
-        step_size = getattr(self.sampler, "step_size", None)
-        if isinstance(step_size, Tensor) and step_size.ndim:
-            raise ValueError("the inner sampler's step_size must be one number; adapt=Adaptation() fits one to each temperature")
         if not isinstance(self.betas, (tuple, list, Tensor)):
             raise TypeError(f"betas must be a sequence of inverse temperatures, got {type(self.betas).__name__}")
         if not isinstance(self.sampler.temperature, (int, float)):
@@ -61,8 +59,8 @@ class ReplicaExchange(Sampler):
         if type(self.swap_every) is not int or self.swap_every < 1:
             raise ValueError(f"swap_every must be an int of at least 1, got {self.swap_every!r}")
         adapt = getattr(self.sampler, "adapt", None)
-        if adapt is not None and hasattr(self.sampler, "friction"):
-            raise ValueError("GHMC's persistence depends on its one step size; leave adapt out under replicas")
+        if getattr(self.sampler, "momentum", 0.0):
+            raise ValueError("a heavy ball (momentum) does not sample at its temperature; use UnderdampedLangevin or GHMC")
         if self.sampler.temperature == 0:
             raise ValueError("the inner sampler's temperature must be above 0")
         if adapt is not None and (adapt.mass is not None or adapt.per_chain or hasattr(adapt, "max_leapfrog")):
@@ -86,13 +84,26 @@ class ReplicaExchange(Sampler):
     def check_start(self, x: Any) -> None:
         checks.exact_state(x, "x0")
 
+    def check_resumed(self, state: ChainState) -> None:
+        if "labels" not in state.extra:
+            raise ValueError("the state is of a sampler without replicas: start ReplicaExchange from x0=run.final")
+        if state.x.shape[1] != len(self.betas):
+            raise ValueError(f"the state holds {state.x.shape[1]} replicas a chain, the sampler has {len(self.betas)} betas")
+
+    def check_ages(self, first: int, last: int) -> None:
+        self.sampler.check_ages(first, last)
+
     def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0) -> ChainState:
         """The state of chains whose replicas all start at x # (n, *event)."""
         x = x.detach().contiguous() if isinstance(x, Tensor) else x
         self.check_start(x)
+        if type(warmup) is not int or warmup < 0:
+            raise ValueError(f"warmup must be an int of at least 0, got {warmup!r}")
         seed = fresh_seed() if seed is None else seed
-        all_x = x.unsqueeze(1).expand(x.shape[0], len(self.betas), *x.shape[1:]).contiguous()
-        return ChainState(all_x, seed, warmup_until=warmup, divergence_step=no_divergence(all_x))
+        n, r = x.shape[0], len(self.betas)
+        all_x = x.unsqueeze(1).expand(n, r, *x.shape[1:]).contiguous()
+        extra = {"labels": torch.arange(r, device=x.device).repeat(n, 1)}
+        return ChainState(all_x, seed, warmup_until=warmup, divergence_step=no_divergence(all_x), extra=extra)
 
     def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
                    rng: Tensor | None) -> Transition:  # fmt: skip
@@ -106,24 +117,25 @@ class ReplicaTransition(Transition):
                  track: bool) -> None:  # fmt: skip
         energy.require_values(type(sampler).__name__)
         self.sampler, self.state, self.backend = sampler, state, backend
+        sampler.check_resumed(state)
         self.n, self.r = state.x.shape[:2]
         checks.counter(state.seed, state.step, state.chain_offset * self.r, None, state.x.view(-1, *state.x.shape[2:]))
         betas = torch.tensor(sampler.betas, dtype=torch.float64, device=state.x.device)
         T = sampler.sampler.temperature
         self.betas = betas / T
-        if self.r != len(sampler.betas):
-            raise ValueError(f"the state holds {self.r} replicas a chain, the sampler has {len(sampler.betas)} betas")
         condition = {
             k: v.repeat_interleave(self.r, 0) if isinstance(v, Tensor) and v.ndim and v.shape[0] == self.n else v
             for k, v in energy.condition.items()
         }
         energy = EnergyFunction(energy.energy, condition)
-        inner_sampler = replace(sampler.sampler, temperature=(T / betas).to(state.x.dtype).repeat(self.n))
+        step_size = getattr(sampler.sampler, "step_size", None)
+        own = {}
+        if isinstance(step_size, Tensor) and step_size.ndim:  # one a chain, for all its replicas
+            own = {"step_size": step_size.repeat_interleave(self.r)}
+        inner_sampler = replace(sampler.sampler, temperature=(T / betas).to(state.x.dtype).repeat(self.n), **own)
         object.__setattr__(inner_sampler, "groups", self.r)
         if "replica_divergence" not in state.extra:
             state.extra["replica_divergence"] = no_divergence(state.x.view(-1, *state.x.shape[2:]))
-        if "labels" not in state.extra:
-            state.extra["labels"] = torch.arange(self.r, device=state.x.device).repeat(self.n, 1)
         self.inner_state = ChainState(
             state.x.view(-1, *state.x.shape[2:]), state.seed, state.step, state.age, state.chain_offset * self.r,
             state.warmup_from, state.warmup_until, state.extra["replica_divergence"], state.extra,

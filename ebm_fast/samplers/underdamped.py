@@ -25,6 +25,7 @@ from .base import (
     check_coefficient,
     check_event,
     check_positive,
+    claim_momentum,
     is_schedule,
     stacked,
 )
@@ -89,6 +90,7 @@ class UnderdampedTransition(Transition):
         self.carries = frozenset({"energy", "grad"})
         if guard and state.divergence_step is None:
             state.divergence_step = no_divergence(x)
+        claim_momentum(state, sampler)
         if not {"momentum", "energy", "grad"} <= state.extra.keys():
             counter: dict[str, Any] = {"rng": rng} if rng is not None else {"seed": state.seed, "step": state.step}
             p = torch.zeros_like(x)

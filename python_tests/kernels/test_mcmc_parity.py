@@ -16,7 +16,7 @@ DTYPES = [torch.float32, torch.float64]
 # one element, odd events, blocks of four, images, events of several passes, and such that get a large program
 SHAPES = [(1,), (63,), (300, 3), (9, 4), (4, 3, 5), (3, 2, 4, 8), (2, 1500), (1, 4501)]
 INF = math.inf
-REFRESHED = {"momentum": "read", "persistence": 0.6}
+REFRESHED = {"momentum": "read", "persistence": 0.6, "fresh": 0.8}
 # What is given beyond an op's necessary tensors, and numbers that differ from flat.NUMBERS.
 FORMS: dict[str, dict[str, dict[str, Any]]] = {
     "propose_": {
@@ -26,12 +26,13 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "momentum": {"momentum": True},
         "kinetic energy alone": {"kinetic": True},
         "refreshed": {"kinetic": True} | REFRESHED,
-        "kept": {"proposal": True, "momentum": "read", "persistence": -1.0},
+        "refreshed, on the device": {"kinetic": True, "momentum": "read", "persistence_at": "0", "fresh_at": "0"},
+        "kept": {"proposal": True, "momentum": "read", "persistence": -1.0, "fresh": 0.0},
         "trajectory": {"proposal": True, "momentum": True, "grad": True, "kinetic": True},
         "trajectory in place": {"proposal": "x", "grad": True, "kinetic": True},
         "trajectory, steps on the device": {"proposal": True, "momentum": True, "grad": True, "kick_at": "0", "drift_at": "n"},
         "all": {"proposal": True, "grad": True, "kinetic": True, "scale": True, "kick_at": "n", "drift_at": "0", "rng": True}
-        | REFRESHED,
+        | REFRESHED | {"persistence_at": "n", "fresh_at": "n"},
     },
     "leapfrog_": {
         "plain": {},
@@ -116,7 +117,7 @@ def test_shapes(name, dtype, op, device):
 def test_float64_keeps_its_coefficients(name, op, device):
     numbers = {"kick": 0.1, "drift": 1.0 / 3.0}
     form = {"leapfrog_": numbers, "baoab_": numbers | {"persistence": 0.7, "noise_std": 0.0},
-            "propose_": {"momentum": "read", "persistence": -1.0, "proposal": True, "drift": 1.0 / 3.0},
+            "propose_": {"momentum": "read", "persistence": -1.0, "fresh": 0.0, "proposal": True, "drift": 1.0 / 3.0},
             "metropolis_": FORMS["metropolis_"]["Langevin"] | {"kick": 0.1, "beta": 1.0 / 3.0}}[name]  # fmt: skip
     steps = op(name), implementation(name, "reference")
     fast, truth = (done(step, name, form, (40, 5), torch.float64, device) for step in steps)

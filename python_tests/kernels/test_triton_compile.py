@@ -44,6 +44,7 @@ LANGEVIN |= dict.fromkeys(("step_lo", "noise_lo"), -1.0)
 LEAPFROG = {"scale": True, "kick_at": "n", "drift_at": "n"}
 BAOAB = LEAPFROG | {"persistence_at": "n", "noise_std_at": "n", "active": torch.uint8, "rng": True, "kicks": 2}
 TRAJECTORY = LEAPFROG | {"proposal": True, "momentum": True, "grad": True, "kinetic": True, "persistence": 0.5, "rng": True}
+TRAJECTORY |= {"persistence_at": "n", "fresh_at": "n"}
 METROPOLIS = dict.fromkeys(("grad", "proposal_grad", "momentum", "momentum_before", "kinetic", "scale", "log_ratio"), True)
 METROPOLIS |= {"counters": True, "kick_at": "n", "beta_at": "n", "rng": True}
 SWAP = dict.fromkeys(("grad", "labels", "counters", "rng"), True)

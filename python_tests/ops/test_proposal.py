@@ -19,6 +19,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "momentum": {"outputs": "momentum kinetic"},
     "kinetic alone": {"outputs": "kinetic"},
     "refreshed": {"outputs": "momentum kinetic", "persistence": 0.8},
+    "refreshed, a persistence a chain": {"outputs": "momentum kinetic", "persistence": "n"},
     "kept": {"outputs": "proposal momentum", "persistence": -1.0, "drift": 0.1},
     "trajectory": {"outputs": "proposal momentum kinetic", "grad": True, "kick": 0.05, "drift": 0.1},
     "trajectory in place": {"outputs": "x momentum kinetic", "grad": True, "kick": 0.05, "drift": 0.1},
@@ -27,7 +28,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "trajectory, a step a chain": {"outputs": "proposal momentum kinetic", "grad": True, "kick": "n", "drift": "n"},
     "all": {"outputs": "proposal momentum kinetic", "grad": True, "kick": "n", "drift": "0", "scale": True, "persistence": 0.6},
     "all, kick on the device": {"outputs": "proposal momentum", "grad": True, "kick": "0", "drift": "n", "scale": True,
-                                "persistence": 0.6},
+                                "persistence": "0"},
 }  # fmt: skip
 
 
@@ -39,13 +40,13 @@ def arguments(form: str, shape: tuple[int, ...], dtype: torch.dtype, device: str
     if options.get("scale"):
         case["scale"] = draw.positive(shape[1:])
     case["kick"], case["drift"] = (draw.coefficient(options.get(name, 0.0)) for name in ("kick", "drift"))
-    case["persistence"] = options.get("persistence", 0.0)
+    case["persistence"] = draw.coefficient(options.get("persistence", 0.0))
     case["purpose"] = options.get("purpose", "momentum")
     for name in options["outputs"].split():
         if name == "kinetic":
             case[name] = draw.poison(shape[:1], torch.float64)
         elif name == "momentum":
-            case[name] = draw.normal() if case["persistence"] else draw.poison()
+            case[name] = draw.normal() if options.get("persistence") else draw.poison()
         else:
             case["proposal"] = case["x"] if name == "x" else draw.poison()
     return case
@@ -121,6 +122,7 @@ def test_what_is_not_finite_stays_in_its_chain(backend, device):
         ({"drift": torch.zeros(3)}, ValueError, r"drift must be a number or a tensor of shape \(\) or \(4,\)"),
         ({"persistence": 1.5, "momentum": torch.zeros(4, 3)}, ValueError, r"persistence must be in \[-1, 1\], got 1.5"),
         ({"persistence": 0.5}, ValueError, "persistence=0.5 needs momentum"),
+        ({"persistence": torch.ones(3), "momentum": torch.zeros(4, 3)}, ValueError, r"persistence must be a number or a tensor"),
         ({"purpose": "lunch"}, ValueError, "purpose must be one of"),
         ({"step": -1}, ValueError, "step must be in"),
         ({"backend": "cuda"}, ef.BackendError, "backend 'cuda' cannot run this"),
@@ -154,5 +156,5 @@ def test_opcheck(form, device):
     case = arguments(form, (6, 5), torch.float32, device)
     at = [case[name] if isinstance(case[name], torch.Tensor) else None for name in ("kick", "drift")]
     args = (case["x"], case["proposal"], torch.zeros_like(case["x"]), case["grad"], case.get("scale"), case["kinetic"], *at, None,
-            0.1, 0.2, case["persistence"], 3, 1, 2, 3, "auto")  # fmt: skip
+            None, None, 0.1, 0.2, case["persistence"], 0.8, 3, 1, 2, 3, "auto")  # fmt: skip
     torch.library.opcheck(torch.ops.ebm_fast.propose_.default, args)

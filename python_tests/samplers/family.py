@@ -95,5 +95,7 @@ def adaptive() -> dict:
         "chees": ef.HMC(0.2, 3, adapt=ef.ChEES()),
         "chees, diagonal": ef.HMC(0.2, 3, adapt=ef.ChEES(mass="diagonal")),
         "ghmc": ef.GHMC(0.2, adapt=ef.Adaptation(mass="diagonal")),
+        "ghmc, per chain": ef.GHMC(0.2, adapt=ef.Adaptation(per_chain=True)),
+        "replicas of ghmc": ef.ReplicaExchange(ef.GHMC(0.2, adapt=ef.Adaptation()), (1.0, 0.4)),
         "replicas": ef.ReplicaExchange(ef.HMC(0.2, 2, adapt=ef.Adaptation()), (1.0, 0.4)),
     }

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from samplers.family import NAMES, Counting, adaptive, bowl, family, shift
+from samplers.family import NAMES, Counting, adaptive, blurred, bowl, family, shift
 
 import ebm_fast as ef
 from ebm_fast.engine.state import ChainState
@@ -218,13 +218,20 @@ def test_proposals_that_are_not_finite_are_rejected_and_counted(name):
 
 def test_per_chain_step_sizes_and_temperatures():
     steps, T = torch.tensor([0.0, 0.1, 0.3]), torch.tensor([1.0, 2.0, 0.5])
-    x0 = start(3)
-    for make in (lambda s, T: ef.RandomWalkMetropolis(s, temperature=T), lambda s, T: ef.MALA(s, temperature=T),
-                 lambda s, T: ef.HMC(s, 3, temperature=T), lambda s, T: ef.UnderdampedLangevin(s, temperature=T),
-                 lambda s, T: ef.Langevin(s, temperature=T)):  # fmt: skip
-        whole = ef.sample(bowl, make(steps, T), x0, num_steps=8, seed=2)
+    x0, well = start(3), ef.energies.Gaussian(torch.zeros(3), variance=torch.tensor([0.5, 1.0, 2.0]))
+    for make, energy in (
+        (lambda s, T: ef.RandomWalkMetropolis(s, temperature=T), bowl), (lambda s, T: ef.MALA(s, temperature=T), bowl),
+        (lambda s, T: ef.HMC(s, 3, temperature=T), bowl), (lambda s, T: ef.UnderdampedLangevin(s, temperature=T), bowl),
+        (lambda s, T: ef.Langevin(s, temperature=T), bowl), (lambda s, T: ef.GHMC(s, 2.0, 2, temperature=T), bowl),
+        (lambda s, T: ef.GHMC(s, 2.0, 2, temperature=T), well),  # in native code
+        (lambda s, T: ef.AnnealedLangevin((1.0, 0.5), s, 4), blurred),
+        (lambda s, T: ef.SimulatedAnnealing(ef.MALA(s), (1.0,) * 8), bowl),
+        (lambda s, T: ef.ReplicaExchange(ef.MALA(s), (1.0, 0.5)), bowl),
+        (lambda s, T: ef.ReplicaExchange(ef.GHMC(s), (1.0, 0.5)), bowl),
+    ):  # fmt: skip
+        whole = ef.sample(energy, make(steps, T), x0, num_steps=8, seed=2)
         for i in range(3):
-            alone = ef.sample(bowl, make(float(steps[i]), float(T[i])), x0[i : i + 1], num_steps=8, seed=2, chain_offset=i)
+            alone = ef.sample(energy, make(float(steps[i]), float(T[i])), x0[i : i + 1], num_steps=8, seed=2, chain_offset=i)
             torch.testing.assert_close(alone.final, whole.final[i : i + 1], rtol=1e-5, atol=1e-5)
 
 
@@ -266,14 +273,16 @@ BAD = [
     (lambda: ef.ReplicaExchange(ef.Langevin(0.1, noise_std=0.1), (1.0, 0.5)), ValueError, "temperature has no effect"),
     (lambda: ef.SimulatedAnnealing(ef.Langevin(0.1, noise_std=0.1), (1.0, 2.0)), ValueError, "temperature has no effect"),
     (lambda: ef.SimulatedAnnealing(ef.AnnealedLangevin((1.0,), 0.1), (1.0, 2.0)), TypeError, "anneals by itself"),
-    (lambda: ef.ReplicaExchange(ef.HMC(torch.ones(3)), (1.0, 0.5)), ValueError, "step_size must be one number"),
     (lambda: ef.ReplicaExchange(ef.HMC(0.1), 4), TypeError, "betas must be a sequence"),
-    (lambda: ef.ReplicaExchange(ef.GHMC(0.1, adapt=ef.Adaptation()), (1.0, 0.5)), ValueError, "leave adapt out"),
     (lambda: ef.ReplicaExchange(ef.RandomWalkMetropolis(0.1, temperature=0.0), (1.0, 0.5)), ValueError, "temperature must be"),
     (lambda: ef.HMC(0.1).init(bowl, start(), warmup=-3), ValueError, "warmup must be"),
     (lambda: ef.HMC(0.1).init(bowl, [1.0]), TypeError, "x0 must be a tensor"),
     (lambda: ef.GHMC(0.1, friction=-1.0), ValueError, "friction"),
-    (lambda: ef.GHMC(torch.ones(3)), ValueError, "one number for all chains"),
+    (lambda: ef.UnderdampedLangevin(0.1, friction=torch.ones(2)), TypeError, r"friction must be a number, got a tensor"),
+    (lambda: ef.AnnealedLangevin((1.0,), (0.1, 0.2)), TypeError, "step_size must be a number or a tensor"),
+    (lambda: ef.SimulatedAnnealing(ef.MALA(0.1), 2.0), TypeError, "betas must be a tuple"),
+    (lambda: ef.ReplicaExchange(ef.Langevin(0.1, momentum=0.5), (1.0, 0.5)), ValueError, "heavy ball"),
+    (lambda: ef.ReplicaExchange(ef.HMC(0.1), (1.0, 0.5)).init(bowl, start(), warmup=-1), ValueError, "warmup must be"),
     (lambda: ef.UnderdampedLangevin(0.1, temperature=-1.0), ValueError, "temperature"),
     (lambda: ef.MetropolisHastings(3), TypeError, "propose must be a function"),
     (lambda: ef.IndependenceMetropolis(None, None), TypeError, "draw must be a function"),
@@ -309,7 +318,7 @@ def test_bad_settings(make, kind, message):
         (ef.MetropolisHastings(lambda x, noise: (x + 1, x)), torch.zeros(2, 3), ValueError, "one number per chain"),
         (ef.MetropolisHastings(lambda x, noise: x.add_(1)), torch.zeros(2, 3), ValueError, "in place"),
         (ef.MetropolisHastings(lambda x, noise: noise.normal() + noise.normal()), torch.zeros(2, 3), RuntimeError, "once"),
-        (ef.AnnealedLangevin((1.0,), 0.1, 2), torch.zeros(2, 3), TypeError, "sigma"),
+        (ef.AnnealedLangevin((1.0,), 0.1, 4), torch.zeros(2, 3), TypeError, "sigma"),
         (ef.HMC(0.1), torch.zeros(2, 3, dtype=torch.int64), TypeError, "x0 must have dtype"),
         (ef.HMC(0.1), torch.tensor(1.0), ValueError, "without dimensions"),
     ],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import ebm_fast as ef
+from ebm_fast.samplers.adaptation import Adapter
 
 Z = 5.6
 
@@ -242,6 +243,18 @@ def test_adaptation_reaches_the_acceptance(sampler, target):
     energy = ef.energies.Gaussian(torch.zeros(20), variance=torch.linspace(0.5, 2.0, 20))
     run = ef.sample(energy, sampler, energy.sample(200, seed=1).float(), num_steps=200, warmup=400, record=False, seed=3)
     assert abs(float(run.stats.acceptance.mean()) - target) < 0.04
+
+
+@pytest.mark.parametrize("harmonic", [True, False], ids=["harmonic mean", "plain mean"])
+def test_chains_that_start_on_steep_ground_are_not_left_behind(harmonic, monkeypatch):
+    """A11: E = sum x^4; a tenth of the chains start where its curvature is 250 times larger: a plain mean loses them."""
+    if not harmonic:
+        harmonic_mean = Adapter.acceptance
+        monkeypatch.setattr(Adapter, "acceptance", lambda self, p, closing: harmonic_mean(self, p, closing=True))
+    x0 = 0.5 * normal(200, 10)
+    x0[:20] += 10.0
+    run = ef.sample(lambda x: x.pow(4).sum(1), ef.HMC(0.1, 8, adapt=ef.Adaptation()), x0, warmup=400, num_steps=50, seed=3)
+    assert (float(run.stats.acceptance.min()) > 0.5) is harmonic
 
 
 @pytest.mark.parametrize("mass", ["diagonal", "dense"])
