@@ -149,7 +149,8 @@ def draw(folder: Path, images: Path) -> None:
                 points = [(r[axis], r["ns_per_chain_step"][name]) for r in rows if name in r["ns_per_chain_step"]]
                 if points:
                     width, legend = 2.4 if name.startswith("ebm_fast") else 1.3, LABELS.get(name, name)
-                    (handles[legend],) = axes.plot(*zip(*points), "o-", markersize=4, linewidth=width, color=f"C{ORDER.index(name)}")
+                    colour = f"C{ORDER.index(name)}"
+                    (handles[legend],) = axes.plot(*zip(*points), "o-", markersize=4, linewidth=width, color=colour)
             floor = [r["ceiling_ns"] for r in rows]
             (handles["floor"],) = axes.plot([r[axis] for r in rows], floor, "k--", linewidth=1.0)
             chains = f"{rows[0]['chains']} chains"
@@ -163,7 +164,8 @@ def draw(folder: Path, images: Path) -> None:
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
         if handles:
-            figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+            place = {"loc": "outside lower center", "ncols": len(handles), "frameon": False, "fontsize": 9}
+            figure.legend(handles.values(), handles.keys(), **place)
         figure.savefig(images / f"{kind}.png")
 
 
