@@ -200,8 +200,8 @@ struct ChainTile {
     U chains[G];
     Numbers<F, G> now;
 
-    ChainTile(const ChainParams& params, const EnergyView& energy_params, const MlpKernels* kernels, const KeyTable& table, const Counter& counter,
-              int64_t tile, F* space)
+    ChainTile(const ChainParams& params, const EnergyView& energy_params, const MlpKernels* kernels, const KeyTable& table,
+              const Counter& counter, int64_t tile, F* space)
         : c(params),
           index{tile * G * W, params.chains - tile * G * W < G * W ? params.chains - tile * G * W : G * W},
           view(energy_params),
