@@ -14,10 +14,10 @@ from ..ops.noise import bits_
 from .base import NoiseModel
 
 
-def derived_seed(seed: int, step: int, chain_offset: int = 0) -> int:
+def derived_seed(seed: int, step: int, chain_offset: int = 0, *, purpose: str = "noise_model") -> int:
     """64 bits of the counter-based generator: a seed for draws that have no counter of their own."""
     words = torch.empty(1, 2, dtype=torch.int32, device="cpu")
-    bits_(words, seed=seed, step=step, purpose="noise_model", chain_offset=chain_offset)
+    bits_(words, seed=seed, step=step, purpose=purpose, chain_offset=chain_offset)
     high, low = (word & 0xFFFFFFFF for word in words[0].tolist())
     return high << 32 | low
 

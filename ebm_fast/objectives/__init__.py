@@ -1,7 +1,12 @@
 """Training objectives: `objective(batch) -> (loss, metrics)`, usable in any training loop."""
 
-from ebm_fast.objectives import generators
+from ebm_fast.objectives import generators, players
 from ebm_fast.objectives.adaptive import AdaptiveBregman, AdaptiveNCE
+from ebm_fast.objectives.adversarial import (
+    AdversarialContrastive,
+    FlowContrastive,
+    adversarial_contrastive_loss,
+)
 from ebm_fast.objectives.bregman import BregmanRatioMatching
 from ebm_fast.objectives.conditional_nce import ConditionalNCE, conditional_nce_loss
 from ebm_fast.objectives.contrastive import (
@@ -32,17 +37,20 @@ from ebm_fast.objectives.sliced import (
     finite_difference_loss,
     sliced_score_matching_loss,
 )
+from ebm_fast.objectives.variational import VariationalMLE, kozachenko_leonenko, reverse_kl_loss
 
 __all__ = [
     "NCE",
     "AdaptiveBregman",
     "AdaptiveNCE",
+    "AdversarialContrastive",
     "BregmanRatioMatching",
     "ConditionalNCE",
     "ContrastiveDivergence",
     "DenoisingScoreMatching",
     "ExplicitScoreMatching",
     "FiniteDifferenceScoreMatching",
+    "FlowContrastive",
     "HutchinsonScoreMatching",
     "ImplicitScoreMatching",
     "InitialStates",
@@ -51,6 +59,8 @@ __all__ = [
     "RankingNCE",
     "ShortRunMLE",
     "SlicedScoreMatching",
+    "VariationalMLE",
+    "adversarial_contrastive_loss",
     "bregman_loss",
     "conditional_nce_loss",
     "contrastive_divergence_loss",
@@ -60,7 +70,10 @@ __all__ = [
     "generators",
     "geometric_sigmas",
     "implicit_score_matching_loss",
+    "kozachenko_leonenko",
     "nce_loss",
+    "players",
     "ranking_nce_loss",
+    "reverse_kl_loss",
     "sliced_score_matching_loss",
 ]

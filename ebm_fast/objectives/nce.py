@@ -56,6 +56,27 @@ def ranking_nce_loss(
     return softplus(noise.logsumexp(-1) - data).mean()
 
 
+def learnable_log_z(
+    energy: Callable[..., Tensor], start: float, shape: tuple[int, ...] = ()
+) -> nn.Parameter:  # (*shape)
+    """log Z as a parameter that starts at `start`, of the energy's dtype (float32 at least) and on its device."""
+    start = checks.number(start, "log_z")
+    parameters = list(energy.parameters()) if isinstance(energy, nn.Module) else []
+    like = next((p for p in parameters if p.is_floating_point()), torch.empty(0))
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return nn.Parameter(torch.full(shape, start, dtype=dtype, device=like.device))
+
+
+def load_log_z(log_z: nn.Parameter | None, state: dict[str, Any]) -> None:
+    """log Z of a saved state; ValueError where the state has another one, or none."""
+    shapes = ["none" if z is None else tuple(z.shape) for z in (log_z, state.get("log_z"))]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"state: expected log_z {shapes[0]}, got {shapes[1]}")
+    if log_z is not None:
+        with torch.no_grad():
+            log_z.copy_(state["log_z"])
+
+
 class NoiseObjective(CountedObjective):
     """Log ratios r = -E(x) - log Z - log p_n(x) of a batch and of noise drawn for it; what they are used for is the subclass's.
 
@@ -84,12 +105,7 @@ class NoiseObjective(CountedObjective):
             if log_z is None:
                 raise ValueError(f"num_classes: has a meaning for a learnable log_z alone, got {num_classes}")
         if log_z is not None:
-            start = checks.number(log_z, "log_z")
-            parameters = list(energy.parameters()) if isinstance(energy, nn.Module) else []
-            like = next((p for p in parameters if p.is_floating_point()), torch.empty(0))
-            dtype = torch.promote_types(like.dtype, torch.float32)
-            shape = () if num_classes is None else (num_classes,)
-            self.log_z = nn.Parameter(torch.full(shape, start, dtype=dtype, device=like.device))
+            self.log_z = learnable_log_z(energy, log_z, () if num_classes is None else (num_classes,))
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         data, y = _split(batch)
@@ -157,14 +173,9 @@ class NoiseObjective(CountedObjective):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the objective that was saved; ValueError where it has another log Z."""
-        shapes = ["none" if z is None else tuple(z.shape) for z in (self.log_z, state.get("log_z"))]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"state: expected log_z {shapes[0]}, got {shapes[1]}")
+        load_log_z(self.log_z, state)
         super().load_state_dict(state)
         self.noise.load_state_dict(state["noise"])
-        if self.log_z is not None:
-            with torch.no_grad():
-                self.log_z.copy_(state["log_z"])
 
 
 class NCE(NoiseObjective):

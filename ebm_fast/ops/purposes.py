@@ -22,6 +22,8 @@ PURPOSES = {
     "noise_choice": 16,
     "initial_momentum": 17,
     "noise_level": 18,
+    "generator_latent": 19,
+    "generator_noise": 20,
 }
 
 

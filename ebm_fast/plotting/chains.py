@@ -73,12 +73,12 @@ def ranks(values: torch.Tensor, *, bins: int = 20, title: str | None = None, axe
     edges = np.linspace(0.5, numbers.size + 0.5, bins + 1)
     shown = min(chains, _MOST)
     figure, axes = place(axes, 8.0, 1.2 + 0.5 * shown)
-    level = draws / bins
-    for chain in range(shown):
-        height = np.histogram(rank[:, chain], edges)[0] / level
+    heights = [np.histogram(rank[:, chain], edges)[0] * bins / draws for chain in range(shown)]
+    unit = min(0.6, 0.95 / max(height.max() for height in heights))  # no bar reaches into the row above
+    for chain, height in enumerate(heights):
         base = shown - 1 - chain
-        axes.bar(edges[:-1], height * 0.6, np.diff(edges), base, align="edge", color=f"C{chain}", alpha=0.75)
-        axes.axhline(base + 0.6, color="black", linewidth=0.8, linestyle=":")
+        axes.bar(edges[:-1], height * unit, np.diff(edges), base, align="edge", color=f"C{chain}", alpha=0.75)
+        axes.axhline(base + unit, color="black", linewidth=0.8, linestyle=":")
     axes.set_yticks([shown - 1 - chain + 0.3 for chain in range(shown)], [str(chain + 1) for chain in range(shown)])
     axes.set(xlabel="rank among the draws of all chains", ylabel="chain", xlim=(edges[0], edges[-1]))
     axes.spines[["top", "right"]].set_visible(False)

@@ -44,7 +44,7 @@ def picture() -> Figure:
     wide = ef.energies.Gaussian(torch.zeros(50), variance=torch.logspace(-2, 0, 50))
     for axes, sampler, thin, label in (
         (third, ef.RandomWalkMetropolis(0.08), 10, "random walk, every 10th step"),
-        (fourth, ef.HMC(0.15, 20, leapfrog_jitter=True), 1, "HMC, at most 20 gradients a draw"),
+        (fourth, ef.HMC(0.12, 25, leapfrog_jitter=True), 1, "HMC, at most 25 gradients a draw"),
     ):
         run = ef.sample(wide, sampler, wide.sample(4, seed=1), num_steps=300 * thin, thin=thin, seed=0)
         ess = diagnostics.ess(run.samples)[-1].item()

@@ -27,7 +27,7 @@ def picture() -> Figure:
     for axes, friction in ((first, 0.2), (second, 10.0)):
         sampler = ef.UnderdampedLangevin(step_size=0.25, friction=friction)
         run = ef.sample(oblong, sampler, start, num_steps=100, seed=3)
-        density_2d(oblong, None, ((-7.0, 7.0), (-4.5, 4.5)), paths=torch.cat((start[None], run.samples)), axes=axes,
+        density_2d(oblong, None, ((-8.0, 8.0), (-6.0, 6.0)), paths=torch.cat((start[None], run.samples)), axes=axes,
                    title=f"100 steps of two chains, friction={friction:g}")  # fmt: skip
 
     two = ef.energies.GaussianMixture(means=[[-1.5], [1.5]], stds=1.0)

@@ -12,7 +12,8 @@ from ebm_fast.plotting import density_1d, density_2d, ranks, traces
 
 def bars(axes) -> np.ndarray:
     """Heights of the bars, one row per chain, in units of an equal share."""
-    return np.array([[bar.get_height() / 0.6 for bar in row] for row in axes.containers])
+    unit = axes.lines[0].get_ydata()[0] - (len(axes.containers) - 1)  # of the dotted line above the first chain's row
+    return np.array([[bar.get_height() / unit for bar in row] for row in axes.containers])
 
 
 def test_traces_shows_every_chain_at_its_steps():

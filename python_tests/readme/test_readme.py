@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from ebm_fast import cli
 
@@ -26,6 +27,7 @@ def text() -> str:
 def test_code_block_runs(page, block, tmp_path, monkeypatch, capsys):
     """Each block by itself, as a reader pastes it; a comment behind a print says how its output begins."""
     monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)  # small tensors on several threads only wait, on a busy machine for minutes
     exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out.splitlines()
     promised = [line.partition("#")[2].strip() for line in block.splitlines() if line.lstrip().startswith("print(")]

@@ -211,6 +211,10 @@ BIG_STEPS = {  # many rejections: only there does a wrong ratio matter
     "mala": ef.MALA(0.5),
     "hmc": ef.HMC(1.3, 3),
     "ghmc": ef.GHMC(1.2, num_leapfrog=2),
+    "hmc, dense": ef.HMC(1.25, 2, inverse_mass=torch.eye(20) + 0.02 * torch.ones(20, 20)),
+    "metropolis-hastings": ef.MetropolisHastings(leaning),
+    "independence": ef.IndependenceMetropolis.gaussian(0.0, 1.4),
+    "annealing": ef.SimulatedAnnealing(ef.RandomWalkMetropolis(0.5), (1.0,) * 20),
 }
 
 
@@ -220,6 +224,21 @@ def test_an_acceptance_ratio_wrong_by_five_percent(name, factor, monkeypatch):
     for module in (hmc, metropolis):
         monkeypatch.setattr(module, "metropolis_", faults.accept_ratio(module.metropolis_, factor))
     result = run_case(BIG_STEPS[name], WIDE, 20, n=100000, reference=1, functions={"energy": WIDE})
+    assert result.passed if factor == 1.0 else result.p_value < 1e-9, str(result)
+
+
+@pytest.mark.parametrize("name", ["random walk", "mala", "hmc", "ghmc"])
+@pytest.mark.parametrize("factor", [0.95, 1.0, 1.05])
+def test_a_temperature_wrong_by_five_percent_in_native_code(name, factor, monkeypatch):
+    chain = fused.chain_
+
+    def chain_(*args, beta=1.0, **how):
+        return chain(*args, beta=factor * beta, **how)
+
+    monkeypatch.setattr(fused, "chain_", chain_)
+    if native() is None:
+        pytest.skip("no native code in this installation")
+    result = run_case(BIG_STEPS[name], WIDE, 20, "fused", n=30000, reference=1, functions={"energy": WIDE})
     assert result.passed if factor == 1.0 else result.p_value < 1e-9, str(result)
 
 
@@ -284,9 +303,12 @@ def test_momenta_that_are_not_turned_on_rejection(monkeypatch):
 
 
 def test_swaps_with_wrong_temperatures(monkeypatch):
-    """Swaps decided with differences of temperatures wrong by 20 %."""
-    sampler, target = ef.ReplicaExchange(ef.HMC(1.0, 2), (1.0, 0.5)), standard(20)
-    root = torch.tensor([1.0, 0.5]).rsqrt()[:, None]
+    """Swaps decided with differences of temperatures wrong by 5 %. Steps that hardly move leave the law to the swaps."""
+    sampler, target = ef.ReplicaExchange(ef.RandomWalkMetropolis(0.05), (1.0, 0.7)), standard(20)
+    root = torch.tensor([1.0, 0.7]).rsqrt()[:, None]
+
+    def draw(n):
+        return root * torch.randn(n, 2, 20)
 
     def kernel(x):
         state = sampler.init(target, x[:, 0].contiguous(), 77)
@@ -294,10 +316,10 @@ def test_swaps_with_wrong_temperatures(monkeypatch):
         return ef.sample(target, sampler, resume=state, num_steps=8, record=False).state.x
 
     def test():
-        cold = {"energy of the cold": lambda x: target(x[:, 0]), "energy of the hot": lambda x: target(x[:, 1])}
-        return invariance_test(kernel, lambda n: root * torch.randn(n, 2, 20), num_steps=1, n=40000, reference=1, functions=cold)
+        above = {"cold above hot": lambda x: (target(x[:, 0]) > target(x[:, 1])).to(x.dtype)}
+        return invariance_test(kernel, draw, num_steps=1, n=200000, reference=1, functions=above)
 
     test().check()
     true = replica.swap_
-    monkeypatch.setattr(replica, "swap_", lambda x, e, betas, **how: true(x, e, 0.8 * betas, **how))
+    monkeypatch.setattr(replica, "swap_", lambda x, e, betas, **how: true(x, e, 0.95 * betas, **how))
     assert test().p_value < 1e-9
