@@ -73,7 +73,9 @@ def timer(device: str) -> Callable[[Callable[[], object], int], float]:
     return on_device
 
 
-def race(contestants: Mapping[str, Callable[[], object]], *, seconds: float, device: str) -> Result:
+def race(
+    contestants: Mapping[str, Callable[[], object]], *, seconds: float, device: str, fewest: int = FEWEST
+) -> Result:
     """Time all contestants in turn for about `seconds` in all, after two calls each to warm up (and to compile)."""
     measure = timer(device)
     counts = {}
@@ -83,7 +85,7 @@ def race(contestants: Mapping[str, Callable[[], object]], *, seconds: float, dev
         counts[name] = max(1, int(SLICE / max(measure(call, 1), 1e-9)))
     times: dict[str, list[float]] = {name: [] for name in contestants}
     end = time.perf_counter() + seconds
-    while len(next(iter(times.values()))) < FEWEST or (
+    while len(next(iter(times.values()))) < fewest or (
         time.perf_counter() < end and len(next(iter(times.values()))) < MOST
     ):
         for name, call in contestants.items():

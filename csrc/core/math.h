@@ -46,8 +46,7 @@ HD inline V exp(V x) {
 // 2^x for x <= 0, to 2 units in the last place; 2^-125 below that: weights, which are added to something of order one
 template <class V>
 HD inline V exp2_weight(V x) {
-    constexpr float coefficient[] = {1.0f,           0.693147182f,   0.240226507f,   0.0555035695f,
-                                     0.00961808302f, 0.00133908633f, 0.000154531634f};
+    constexpr float coefficient[] = {1.0f, 0.693146978f, 0.240222421f, 0.0555073374f, 0.00967151264f, 0.00132647272f};
     const V magic = broadcast<V>(0x1.8p23f);
     x = x < broadcast<V>(-125.0f) ? broadcast<V>(-125.0f) : x;
     const V t = x + magic;

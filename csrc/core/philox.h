@@ -17,10 +17,11 @@ struct KeySchedule {
     HD uint32_t second(int round) const { return k1 + 0xBB67AE85u * static_cast<uint32_t>(round); }
 };
 
-template <class W, class Keys>
+// FIRST rounds have been done.
+template <int FIRST = 0, class W, class Keys>
 HD EBM_FAST_INLINE void philox4x32_10(W (&c)[4], const Keys& keys) {
     EBM_FAST_UNROLL
-    for (int round = 0; round < 10; ++round) {
+    for (int round = FIRST; round < 10; ++round) {
         W hi0, lo0, hi1, lo1;
         mulhilo(c[0], 0xD2511F53u, hi0, lo0);
         mulhilo(c[2], 0xCD9E8D57u, hi1, lo1);

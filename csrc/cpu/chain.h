@@ -36,6 +36,15 @@ constexpr EnergyEntry<G> matrix_entry() {
             E::scratch};
 }
 
+// An MLP's rows are long: four groups of them would fill the first cache, and two already keep the multipliers busy.
+constexpr int MOST_MLP_GROUPS = 2;
+
+template <int G>
+constexpr EnergyEntry<G> mlp_entry() {
+    if constexpr (G <= MOST_MLP_GROUPS) return matrix_entry<G, Mlp>();
+    else return {};
+}
+
 // in the order of EnergyKind
 template <int G>
 constexpr EnergyEntry<G> ENERGIES[] = {entry<G, GaussianDiagonal>(), matrix_entry<G, GaussianDense>(),
@@ -43,7 +52,7 @@ constexpr EnergyEntry<G> ENERGIES[] = {entry<G, GaussianDiagonal>(), matrix_entr
                                        entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),
                                        entry<G, Funnel>(),           entry<G, Ring>(),
                                        entry<G, PhiFour>(),          matrix_entry<G, LogisticRegression>(),
-                                       entry<G, EightSchools>(),     matrix_entry<G, Mlp>()};
+                                       entry<G, EightSchools>(),     mlp_entry<G>()};
 
 inline EnergyView energy_view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers, c.precision}; }
 
@@ -69,16 +78,47 @@ inline void pack_parameters(const ChainParams& c, float* out) {
     }
 }
 
+// The first round of Philox multiplies the block and the step, which all lanes of a group share: numbers instead of vectors.
+struct FirstRound {
+    uint32_t chain, second, third, fourth;      // to be combined with the lanes' chains; the other words of the counter
+
+    FirstRound(const KeyTable& keys, uint32_t block, uint32_t step, uint32_t tag) {
+        const uint64_t a = uint64_t{block} * 0xD2511F53u, b = uint64_t{step} * 0xCD9E8D57u;
+        chain = static_cast<uint32_t>(b >> 32) ^ static_cast<uint32_t>(keys.first(0)), second = static_cast<uint32_t>(b);
+        third = static_cast<uint32_t>(a >> 32) ^ tag ^ static_cast<uint32_t>(keys.second(0)), fourth = static_cast<uint32_t>(a);
+    }
+};
+
 // Normals of dim elements of G groups of chains, as rows: out[i][g]
 template <int G>
 inline void normal_rows(const KeyTable& keys, uint32_t step, uint32_t tag, const U (&chains)[G], int dim, F* out) {
+    if (dim <= 2) {      // half of a block: its other half is not even computed
+        const FirstRound round(keys, 0, step, tag);
+        for (int g = 0; g < G; g += GROUPS) {
+            U chain[GROUPS];
+            for (int k = 0; k < GROUPS; ++k) chain[k] = chains[(g + k) % G] ^ round.chain;
+            Words counter[4] = {to_words(chain), to_words(round.second), to_words(round.third), to_words(round.fourth)};
+            philox4x32_10<1>(counter, keys);
+            for (int k = 0; k < GROUPS && g + k < G; ++k) {
+                F z0, z1;
+                box_muller<F, I, U>(group_of(counter[0], k), group_of(counter[1], k), z0, z1);
+                out[g + k] = z0;
+                if (dim > 1) out[G + g + k] = z1;
+            }
+        }
+        return;
+    }
     const int blocks = (dim + 3) / 4, units = blocks * G;
     for (int unit = 0; unit < units; unit += GROUPS) {
-        U block[GROUPS], chain[GROUPS];
-        for (int k = 0; k < GROUPS; ++k)
-            block[k] = U{} + static_cast<uint32_t>((unit + k) / G), chain[k] = chains[(unit + k) % G];
-        Words counter[4] = {to_words(block), to_words(chain), to_words(step), to_words(tag)};
-        philox4x32_10(counter, keys);
+        U chain[GROUPS], third[GROUPS], fourth[GROUPS];
+        uint32_t second = 0;
+        for (int k = 0; k < GROUPS; ++k) {
+            const FirstRound round(keys, static_cast<uint32_t>((unit + k) / G), step, tag);
+            chain[k] = chains[(unit + k) % G] ^ round.chain, second = round.second;
+            third[k] = U{} + round.third, fourth[k] = U{} + round.fourth;
+        }
+        Words counter[4] = {to_words(chain), to_words(second), to_words(third), to_words(fourth)};
+        philox4x32_10<1>(counter, keys);
         for (int k = 0; k < GROUPS && unit + k < units; ++k) {
             const int first = (unit + k) / G * 4, rest = dim - first;
             F* row = out + first * G + (unit + k) % G;
@@ -160,8 +200,8 @@ struct ChainTile {
     U chains[G];
     Numbers<F, G> now;
 
-    ChainTile(const ChainParams& params, const EnergyView& energy_params, const MlpKernels* kernels, const KeyTable& table, const Counter& counter,
-              int64_t tile, F* space)
+    ChainTile(const ChainParams& params, const EnergyView& energy_params, const MlpKernels* kernels, const KeyTable& table,
+              const Counter& counter, int64_t tile, F* space)
         : c(params),
           index{tile * G * W, params.chains - tile * G * W < G * W ? params.chains - tile * G * W : G * W},
           view(energy_params),
@@ -328,8 +368,7 @@ inline void chain_tiles(const ChainParams& c, const MlpKernels* mlp, const float
 
 constexpr int MOST_GROUPS = W == 16 ? 4 : 2;
 
-// An MLP's rows are long: four groups of them would fill the first cache, and two already keep the multipliers busy.
-inline int most_groups(const ChainParams& c) { return c.energy_kind == EnergyKind::mlp ? 2 : MOST_GROUPS; }
+inline int most_groups(const ChainParams& c) { return c.energy_kind == EnergyKind::mlp ? MOST_MLP_GROUPS : MOST_GROUPS; }
 
 inline void chain_range(const ChainParams& c, const MlpKernels* mlp, int groups, const float* packed, int64_t begin, int64_t end,
                         void* space) {

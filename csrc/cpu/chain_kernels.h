@@ -9,7 +9,8 @@ struct MlpKernels {
     int64_t (*packed_size)(const ChainParams&);                       // floats
     void (*pack)(const ChainParams&, float* out);
     int64_t (*scratch)(const ChainParams&);                           // vectors a group
-    using Evaluate = void (*)(const ChainParams&, const float* packed, const float* x, float* grad, float* energy, float* scratch);
+    using Evaluate = void (*)(const ChainParams&, const float* packed, const float* x, float* grad, float* energy,
+                              float* scratch);
     Evaluate evaluate[2][4];                                          // of 1 or 2 groups, by Mode
 };
 
@@ -20,7 +21,8 @@ struct ChainKernels {
     void (*pack)(const ChainParams&, float* out);
     // bytes of workspace a thread needs; mlp: null, or who evaluates the energy
     int64_t (*space)(const ChainParams&, const MlpKernels* mlp, int groups);
-    void (*run)(const ChainParams&, const MlpKernels* mlp, int groups, const float* packed, int64_t begin, int64_t end, void* space);
+    void (*run)(const ChainParams&, const MlpKernels* mlp, int groups, const float* packed, int64_t begin, int64_t end,
+                void* space);
     void (*math)(int function, const float* x, float* y, int64_t n);
 };
 

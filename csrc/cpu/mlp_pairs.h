@@ -23,7 +23,7 @@ inline U to_pairs(F low, F high) {
 
 // acc[r][g] += sum_k panel[k][r] y[k][g] of the first R rows; panel and y hold pairs of k
 template <int R, int G>
-inline void pair_rows(const uint32_t* panel, const U* y, int pairs, F (&acc)[PANEL][G]) {
+EBM_FAST_INLINE void pair_rows(const uint32_t* panel, const U* y, int pairs, F (&acc)[PANEL][G]) {
     for (int k = 0; k < pairs; ++k, panel += PANEL, y += G) {
         U v[G];
         EBM_FAST_UNROLL
@@ -34,7 +34,7 @@ inline void pair_rows(const uint32_t* panel, const U* y, int pairs, F (&acc)[PAN
     }
 }
 template <int G>
-inline void pair_product(const uint32_t* panel, const U* y, int pairs, int rows, F (&acc)[PANEL][G]) {
+EBM_FAST_INLINE void pair_product(const uint32_t* panel, const U* y, int pairs, int rows, F (&acc)[PANEL][G]) {
     if (rows > 4) pair_rows<PANEL>(panel, y, pairs, acc);
     else if (rows > 2) pair_rows<4>(panel, y, pairs, acc);
     else pair_rows<2>(panel, y, pairs, acc);

@@ -1,8 +1,8 @@
 """chain_ on MLPs at precision bfloat16: on every instruction set the products of the reference, and the law of float32.
 
-A sum in another order, or in float32 where the reference's is in float64, differs by 1e-7; where it falls beside the middle of two
-bfloat16 numbers it is rounded to the other one, 2^-8 away. That happens to one number in some ten thousand: most chains agree to
-1e-5, the others by as much as one or two such numbers weigh.
+A sum in another order, or in float32 where the reference's is in float64, differs by 1e-7; where it falls beside the middle of
+two bfloat16 numbers it is rounded to the other one, 2^-8 away. That happens to one number in some ten thousand: most chains agree
+to 1e-5, the others by as much as one or two such numbers weigh.
 """
 
 from __future__ import annotations

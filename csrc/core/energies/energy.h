@@ -42,9 +42,9 @@ inline void pack_panels(const float* a, int64_t rows, int64_t columns, float* ou
             for (int64_t r = r0; r < r0 + PANEL; ++r) *out++ = r < rows ? a[r * columns + k] : 0.0f;
 }
 
-// acc[r][g] += sum_k panel[k][r] y[k][g], k ascending, of the first R rows
+// acc[r][g] += sum_k panel[k][r] y[k][g], k ascending, of the first R rows. Inlined, or acc would travel through memory.
 template <int R, class V, int G>
-HD inline void panel_rows(const float* panel, const V* y, int columns, V (&acc)[PANEL][G]) {
+HD EBM_FAST_INLINE void panel_rows(const float* panel, const V* y, int columns, V (&acc)[PANEL][G]) {
     for (int k = 0; k < columns; ++k, panel += PANEL, y += G) {
         V v[G];
         EBM_FAST_UNROLL
@@ -60,7 +60,7 @@ HD inline void panel_rows(const float* panel, const V* y, int columns, V (&acc)[
 
 // of `rows` rows, or some more
 template <class V, int G>
-HD inline void panel_product(const float* panel, const V* y, int columns, int rows, V (&acc)[PANEL][G]) {
+HD EBM_FAST_INLINE void panel_product(const float* panel, const V* y, int columns, int rows, V (&acc)[PANEL][G]) {
     if (rows > 4) panel_rows<PANEL>(panel, y, columns, acc);
     else if (rows > 2) panel_rows<4>(panel, y, columns, acc);
     else panel_rows<2>(panel, y, columns, acc);
