@@ -119,7 +119,7 @@ def torchebm_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], objec
 
 
 def check(energy: Any, start: Tensor) -> None:
-    """The chain that is timed is that of the specification. Where factors are rounded, another order rounds to the next number."""
+    """The chain that is timed is the specification's. Where factors are rounded, another order rounds to the next number."""
     tolerance = 1e-4 if getattr(energy, "precision", "float32") == "float32" else 5e-3
     options = {"num_steps": 20, "step_size": STEP_SIZE, "noise_std": NOISE_STD, "seed": 1}
     truth = ef.langevin_(start.clone(), energy, strategy="reference", **options)
