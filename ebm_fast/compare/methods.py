@@ -13,6 +13,8 @@ import ebm_fast as ef
 from ebm_fast import energies, noise
 from ebm_fast.training.toys import Toy
 
+from . import two_players
+
 SHORT_RUN, SHORT_STEP = 60, 0.03  # steps of a chain of short-run learning, and their size
 SIGMA = 0.1  # of denoising
 
@@ -97,6 +99,8 @@ class Method:
     """Why the weights of components may be wrong: said where most of a large KL is between them."""
     limit_shape: str
     """Why the shape within them may be wrong: said where most of it is within."""
+    needs: str = ""
+    """A package of the extra `flows`."""
 
 
 _UNCONVERGED = "The network had not yet reached the shape in this time; more of it lowers this part"
@@ -110,6 +114,14 @@ _CHAIN_SHAPE = (
 )
 _NOISE_WEIGHTS = "The noise fixes the weights by every sample; what is missing is time"
 _NOISE_SHAPE = "Most noise samples fall where there are no data and teach little about the shape there; time or more noise helps"
+_PLAYER_WEIGHTS = "The generator gives some components too few samples, and the energy learns of them from the data alone"
+_PLAYER_SHAPE = (
+    "Half of the time goes into the generator; until its samples come close to the data they are easily told and teach little"
+)
+_VARIATIONAL = (
+    "The energy is moved until the samples of the flow are no likelier than the data, and the flow lags: a flow bends one "
+    "Gaussian, leaves bridges between components, and most of the time goes into it"
+)
 
 
 def _chains(name: str, title: str, short: str, build: Build) -> Method:
@@ -188,6 +200,9 @@ _METHODS = (
         "adaptive_bregman", "AdaptiveBregman, Kullback-Leibler", "adaptive KL",
         lambda p: ef.AdaptiveBregman(buffer=p.buffer(), interval=5, generator="kl", **p.chains()),
     ),
+    Method("fce", "FlowContrastive", "flow NCE", two_players.fce, _PLAYER_WEIGHTS, _PLAYER_SHAPE, "zuko"),
+    Method("ace", "AdversarialContrastive", "adversarial", two_players.ace, _PLAYER_WEIGHTS, _PLAYER_SHAPE),
+    Method("variational", "VariationalMLE", "variational", two_players.variational, _VARIATIONAL, _VARIATIONAL, "zuko"),
 )  # fmt: skip
 
 METHODS = {method.name: method for method in _METHODS}

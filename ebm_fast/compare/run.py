@@ -126,10 +126,14 @@ def _plan(
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         raise ModuleNotFoundError(f"the comparison needs {', '.join(missing)}: pip install 'ebm_fast[train]'")
+    lacking = [name for name, method in METHODS.items() if method.needs and find_spec(method.needs) is None]
+    if wanted := [name for name in objectives or () if name in lacking]:
+        raise ModuleNotFoundError(f"objectives: {', '.join(wanted)} need a flow: pip install 'ebm_fast[flows]'")
+    known = [name for name in METHODS if name not in lacking]
     plan = []
     for toy in dict.fromkeys(toys or TOYS):
         few = objectives is None and toys is None and toy != next(iter(TOYS))
-        plan += [(toy, METHODS[name]) for name in dict.fromkeys(FEW if few else objectives or METHODS)]
+        plan += [(toy, METHODS[name]) for name in dict.fromkeys(FEW if few else objectives or known)]
     return plan
 
 

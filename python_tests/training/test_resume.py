@@ -14,7 +14,7 @@ import torch
 
 import ebm_fast as ef
 from ebm_fast.energies import MLPEnergy
-from ebm_fast.training import BatchStream, DivergenceMonitor, Trainer, load_checkpoint
+from ebm_fast.training import Alternating, BatchStream, DivergenceMonitor, Trainer, load_checkpoint
 from ebm_fast.training.toys import make_toy
 
 ITERATIONS = 16
@@ -35,6 +35,12 @@ def buffer() -> ef.ReplayBuffer:
     return ef.ReplayBuffer(64, (2,), init=("normal", 2.0), seed=3)
 
 
+def two_players(net: MLPEnergy) -> Alternating:
+    flow = ef.objectives.players.DiagonalGaussian(torch.zeros(2), 2.0)
+    objective = ef.FlowContrastive(net, flow, log_z=0.0, seed=3)
+    return Alternating(objective, torch.optim.Adam(objective.generator_parameters(), 1e-2), steps=2, every=3)
+
+
 CHAINS = {"sampler": ef.Langevin(step_size=0.01), "num_steps": 3, "seed": 3}
 NOISE = ef.noise.Gaussian(torch.zeros(2), 2.0)
 OBJECTIVES = {
@@ -44,6 +50,7 @@ OBJECTIVES = {
     "dsm": lambda net: ef.DenoisingScoreMatching(net, sigma=0.3, seed=3),
     "ssm": lambda net: ef.SlicedScoreMatching(net, seed=3),
     "adance": lambda net: ef.AdaptiveNCE(net, buffer=buffer(), interval=3, **CHAINS),
+    "fce": lambda net: two_players(net),
     "rolled_back": lambda net: Fragile(net, buffer=buffer(), **CHAINS),
 }
 
