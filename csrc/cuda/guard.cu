@@ -11,7 +11,7 @@ template <class T> constexpr double LIMIT = 3.4028234663852886e38;
 template <> constexpr double LIMIT<double> = 1.7976931348623157e308;
 template <> constexpr double LIMIT<__nv_bfloat16> = 3.3895313892515355e38;
 template <> constexpr double LIMIT<__half> = 65504.0;
-template <class T> constexpr bool NARROW = false;      // whether the norm of many elements leaves the range: see csrc/cpu/guard.h
+template <class T> constexpr bool NARROW = false;  // whether the norm of many elements leaves the range: see csrc/cpu/guard.h
 template <> constexpr bool NARROW<__half> = true;
 
 struct Size {

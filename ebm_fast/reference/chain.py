@@ -147,7 +147,8 @@ def chain_(
 
     def look(t: int, s: Tensor, c: Tensor) -> None:
         stretch = 1.0 if sigma is None else float(sigma.max())
-        guard_(y, g, p, e, divergence_step if guard else None, None, norm_sum, s, c, None, None, 0.0, 0.0, stretch, heavy_ball, prior, grad_clip,
+        watched = divergence_step if guard else None
+        guard_(y, g, p, e, watched, None, norm_sum, s, c, None, None, 0.0, 0.0, stretch, heavy_ball, prior, grad_clip,
                grad_clip_norm, transition == "baoab", first + t)  # fmt: skip
         if divergence_step is not None:
             frozen.copy_(divergence_step >= 0)
