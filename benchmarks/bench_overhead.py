@@ -58,6 +58,7 @@ def ops_of_a_proposal(device: str) -> dict[str, Callable[[], object]]:
     counters = torch.zeros(4, 5, dtype=torch.float64, device=device)
     replicas, betas = torch.randn(4, 4, 4, device=device), torch.linspace(1.0, 0.1, 4, dtype=torch.float64, device=device)
     hot, squares = torch.zeros(4, 4, device=device), torch.zeros(4, 4, device=device)
+    stopped, active = torch.full((4,), -1, device=device), torch.ones(4, dtype=torch.bool, device=device)
     return {
         "propose_": lambda: ef.ops.propose_(x, proposal=q, momentum=p, grad=grad, kinetic=kinetic, kick=0.05, drift=0.1, seed=1),
         "leapfrog_": lambda: ef.ops.leapfrog_(q, p, grad, kick=0.1, drift=0.1),
@@ -65,10 +66,12 @@ def ops_of_a_proposal(device: str) -> dict[str, Callable[[], object]]:
         "baoab_": lambda: ef.ops.baoab_(x, p, grad, kick=0.1, drift=0.1, persistence=0.9, noise_std=0.4, seed=1),
         "swap_": lambda: ef.ops.swap_(replicas, hot, betas, parity=0, seed=1),
         "moments_": lambda: ef.ops.moments_(x, q, squares, count=3),
-    }
+        "guard_": lambda: ef.ops.guard_(x, grad, energy=energy, divergence_step=stopped, active=active, norm_sum=kinetic,
+                                        step_size=0.1, noise_std=0.4),
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("op", ["propose_", "leapfrog_", "metropolis_", "baoab_", "swap_", "moments_"])
+@pytest.mark.parametrize("op", ["propose_", "leapfrog_", "metropolis_", "baoab_", "swap_", "moments_", "guard_"])
 def test_op(op, device, seconds, record):
     calls = {"ebm_fast": ops_of_a_proposal(device)[op]}
     result = harness.race(calls, seconds=seconds / 6, device=device)

@@ -237,10 +237,7 @@ class UnderdampedTransition(Transition):
 
     def _last_kick(self) -> None:
         extra = self.state.extra
-        if self._active is None:
-            leapfrog_(self.state.x, extra["momentum"], extra["grad"], kick=self.half, drift=0.0, scale=self.scale,
-                      backend=self.backend)  # fmt: skip
-            return
-        # A frozen chain's momentum stays what it is, and finite.
-        baoab_(self.state.x, extra["momentum"], extra["grad"], kick=self.half, drift=0.0, persistence=1.0, noise_std=0.0,
-               scale=self.scale, active=self._active, seed=0, backend=self.backend)  # fmt: skip
+        grad = extra["grad"]
+        if self._active is not None:  # a frozen chain's momentum stays what it is, and finite
+            grad = grad.masked_fill(~self._active.view(-1, *[1] * (grad.ndim - 1)), 0.0)
+        leapfrog_(self.state.x, extra["momentum"], grad, kick=self.half, drift=0.0, scale=self.scale, backend=self.backend)
