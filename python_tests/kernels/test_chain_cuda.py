@@ -128,12 +128,12 @@ def options_of(move: str, size: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("move", MOVES)
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "mlp_bfloat16"])  # see tensor cores below
 def test_every_pair_is_the_chain_of_the_reference(name, move, fast, runner):
     target, size = TARGETS[name]
     mine, x = fast(target, start(target, N), **options_of(move, size)), start(target, N)
     assert_same_chain(mine, run(target, x, "reference", steps=K, **options_of(move, size)))
-    if runner is not through_gpu and name != "mlp_bfloat16":  # a CUDA thread and a lane of the CPU compute the same bits
+    if runner is not through_gpu:  # a CUDA thread and a lane of the CPU compute the same bits
         assert_same_bits(mine, on_cpu(target, x, **options_of(move, size)), 1e-13)
 
 
