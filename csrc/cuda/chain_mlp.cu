@@ -13,7 +13,7 @@ struct ExactProduct {
     }
     template <class Start, class Sink>
     static __device__ void run(const Tile& tile, const float* w, int rows, int columns, const float* in, const Start& start,
-                               const Sink& sink) {
+                               const Sink& sink, bool) {
         const auto four = [&](int r, int) {
             const float a = start(r);
             return float4{a, a, a, a};

@@ -1,8 +1,8 @@
 // A multilayer perceptron for all chains of a thread block: `Product` computes layers (in float32, or on tensor cores), this file the
 // rest. Arithmetic of the activations: core/energies/mlp.h.
 //   Product::forward_size, backward_size(rows, columns): floats of a packed matrix;  packed_at(from, rows, columns, backward, i);
-//   Product::run(tile, w, rows, columns, in, start, sink): as tile_product;  FILL, CHAINS: rows and chains come
-//   in multiples of them.
+//   Product::run(tile, w, rows, columns, in, start, sink, unrounded): as tile_product; `in` as it is, whatever the product rounds;
+//   FILL, CHAINS: rows and chains come in multiples of them.
 #pragma once
 #include "../core/energies/mlp.h"
 #include "product.cuh"
@@ -72,7 +72,7 @@ struct Perceptrons {
             const float* bias = p + layer_size(rows, columns) - filled(rows);
             Product::run(
                 tile, p, rows, columns, in, [&](int r) { return bias[r]; },
-                [&](int r, int c, auto v) { put(z, chains, r, c, v); });
+                [&](int r, int c, auto v) { put(z, chains, r, c, v); }, l == 1);
             __syncthreads();
             float* out = l & 1 ? odd : even;
             activate_rows<(MODE & GRAD) != 0>(q, tile, rows, z, out);
@@ -99,7 +99,8 @@ struct Perceptrons {
                     [&](int r, int c, auto v) {
                         if (l > 1) times(below, chains, r, c, v);
                         else put(below, chains, r, c, v);
-                    });
+                    },
+                    false);
                 __syncthreads();
                 z = below;
             }

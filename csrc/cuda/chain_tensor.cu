@@ -1,4 +1,5 @@
-// Multilayer perceptrons on tensor cores: products of numbers rounded to tf32 or bfloat16, sums in float32. A warp has 16 rows of up
+// Multilayer perceptrons on tensor cores: products of numbers rounded to tf32 or bfloat16, sums in float32; the state itself, which is
+// the first layer's input, is not rounded but multiplied in parts. A warp has 16 rows of up
 // to 32 chains. The layout of the fragments is that of PTX's mma.m16n8k8 (tf32) and mma.m16n8k16 (bf16).
 #include "chain_mlp.cuh"
 
@@ -38,17 +39,25 @@ __device__ inline void multiply_by_shuffles(float (&d)[4], const uint32_t (&a)[4
     }
 }
 
+// What is left of a when its first parts, each rounded, are taken away.
+template <class Kind>
+HD inline float part_of(float a, int part) {
+    for (int k = 0; k < part; ++k) a = a - Kind::rounded(a);
+    return a;
+}
+
 struct Tf32 {
-    static constexpr int DEPTH = 8;
+    static constexpr int DEPTH = 8, PARTS = 2;
+    static HD float rounded(float a) { return bits_to_float(to_signed(to_tf32(a))); }
     // register r of a lane of the left factor: one number
     static HD uint32_t packed(const float* from, int64_t rows, int64_t columns, bool transposed, int64_t row, int64_t k, int r) {
         return to_tf32(element(from, rows, columns, transposed, row + 8 * (r & 1), k + 4 * (r >> 1)));
     }
     static HD int64_t column_of(int lane) { return lane % 4; }
     // register r of the right factor
-    static __device__ uint32_t right(const float* in, int chains, int columns, int k0, int chain, int lane, int r) {
+    static __device__ uint32_t right(const float* in, int chains, int columns, int k0, int chain, int lane, int r, int part) {
         const int k = k0 + lane % 4 + 4 * r;
-        return k < columns ? to_tf32(in[k * chains + chain]) : 0u;
+        return k < columns ? to_tf32(part_of<Tf32>(in[k * chains + chain], part)) : 0u;
     }
     static __device__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if defined(__CUDA_ARCH__)
@@ -62,15 +71,17 @@ struct Tf32 {
 };
 
 struct BFloat16 {
-    static constexpr int DEPTH = 16;
+    static constexpr int DEPTH = 16, PARTS = 3;
+    static HD float rounded(float a) { return bits_to_float(to_signed(to_bfloat16(a))); }
     static HD uint32_t packed(const float* from, int64_t rows, int64_t columns, bool transposed, int64_t row, int64_t k, int r) {
         row += 8 * (r & 1), k += 8 * (r >> 1);
         return pair_of(element(from, rows, columns, transposed, row, k), element(from, rows, columns, transposed, row, k + 1));
     }
     static HD int64_t column_of(int lane) { return 2 * (lane % 4); }
-    static __device__ uint32_t right(const float* in, int chains, int columns, int k0, int chain, int lane, int r) {
+    static __device__ uint32_t right(const float* in, int chains, int columns, int k0, int chain, int lane, int r, int part) {
         const int k = k0 + 2 * (lane % 4) + 8 * r;
-        return pair_of(k < columns ? in[k * chains + chain] : 0.0f, k + 1 < columns ? in[(k + 1) * chains + chain] : 0.0f);
+        return pair_of(k < columns ? part_of<BFloat16>(in[k * chains + chain], part) : 0.0f,
+                       k + 1 < columns ? part_of<BFloat16>(in[(k + 1) * chains + chain], part) : 0.0f);
     }
     static __device__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if defined(__CUDA_ARCH__)
@@ -103,7 +114,7 @@ struct TensorProduct {
 
     template <class Start, class Sink>
     static __device__ void run(const Tile& tile, const float* w, int rows, int columns, const float* in, const Start& start,
-                               const Sink& sink) {
+                               const Sink& sink, bool unrounded) {
         const int lane = tile.thread % 32, group = lane / 4, deep = static_cast<int>(depths(columns));
         for (int at = tile.thread / 32; at < tiles(rows); at += tile.threads / 32) {
             const float4* left = reinterpret_cast<const float4*>(w) + (static_cast<int64_t>(at) * deep) * 32 + lane;
@@ -114,12 +125,15 @@ struct TensorProduct {
             for (int k = 0; k < deep; ++k) {
                 const float4 words = left[k * 32];
                 const uint32_t a[4] = {word_of(words.x), word_of(words.y), word_of(words.z), word_of(words.w)};
-                EBM_FAST_UNROLL
-                for (int n = 0; n < MOST_TILES; ++n) {
-                    if (8 * n >= tile.chains) continue;
-                    const uint32_t b0 = Kind::right(in, tile.chains, columns, k * Kind::DEPTH, 8 * n + group, lane, 0);
-                    const uint32_t b1 = Kind::right(in, tile.chains, columns, k * Kind::DEPTH, 8 * n + group, lane, 1);
-                    Kind::multiply(acc[n], a, b0, b1);
+#pragma unroll 1
+                for (int part = 0; part < (unrounded ? Kind::PARTS : 1); ++part) {
+                    EBM_FAST_UNROLL
+                    for (int n = 0; n < MOST_TILES; ++n) {
+                        if (8 * n >= tile.chains) continue;
+                        const uint32_t b0 = Kind::right(in, tile.chains, columns, k * Kind::DEPTH, 8 * n + group, lane, 0, part);
+                        const uint32_t b1 = Kind::right(in, tile.chains, columns, k * Kind::DEPTH, 8 * n + group, lane, 1, part);
+                        Kind::multiply(acc[n], a, b0, b1);
+                    }
                 }
             }
             EBM_FAST_UNROLL
