@@ -129,11 +129,11 @@ def _plan(
     lacking = [name for name, method in METHODS.items() if method.needs and find_spec(method.needs) is None]
     if wanted := [name for name in objectives or () if name in lacking]:
         raise ModuleNotFoundError(f"objectives: {', '.join(wanted)} need a flow: pip install 'ebm_fast[flows]'")
-    every = [name for name in METHODS if name not in lacking]
+    runnable = [name for name in METHODS if name not in lacking]
     plan = []
     for toy in dict.fromkeys(toys or TOYS):
         few = objectives is None and toys is None and toy != next(iter(TOYS))
-        plan += [(toy, METHODS[name]) for name in dict.fromkeys(FEW if few else objectives or every)]
+        plan += [(toy, METHODS[name]) for name in dict.fromkeys(FEW if few else objectives or runnable)]
     return plan
 
 

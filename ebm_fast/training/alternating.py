@@ -18,8 +18,7 @@ class Alternating:
 
     `objective`: one with `generator_loss(batch)` and `generator_parameters()`, such as `FlowContrastive`; `optimizer` holds the
     latter. The energy's own optimiser is that of the loop. metrics: those of the energy, and of the generator's last step under
-    names that begin with generator_ (the same names in each iteration). `state_dict()` holds both, so that a resumed run goes
-    on to the same bits.
+    names that begin with generator_. `state_dict()` holds both, so that a resumed run goes on to the same bits.
     Raises TypeError for an objective without a second player, ValueError for `steps` or `every` below 1.
     """
 
