@@ -60,7 +60,7 @@ def fast(runner: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fast]:
 
     def call(target: SimpleNamespace, x: Tensor, **options: Any) -> SimpleNamespace:
         with monkeypatch.context() as patch:
-            patch.setattr(chain_op, "_runner", lambda x, backend: runner)
+            patch.setattr(chain_op, "_runner", lambda x, backend, kind: runner)
             return run(target, x, **{"steps": K, **options})
 
     yield call
