@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .summary import refreshed_hamiltonian
+
 
 def _host(t: Tensor) -> np.ndarray:
     """(draws, chains, ...) -> (chains, draws, ...), on the host, bfloat16 widened."""
@@ -20,8 +22,8 @@ def to_arviz(run: Any) -> Any:
     """InferenceData (ArviZ before 1.0) or DataTree (from 1.0 on) with the groups `posterior` and `sample_stats`.
 
     `posterior["x"]` has dimensions (chain, draw, x_dim_0, ...). `sample_stats` has, where the run recorded it, per draw: `lp`
-    (minus the energy), `energy` (the Hamiltonian, of which ArviZ computes E-BFMI), `diverging`; per chain: `acceptance`
-    (mean probability) and `divergences` (number of proposals).
+    (minus the energy), `energy` (the Hamiltonian, of which ArviZ computes E-BFMI; not where the momentum persists, since E-BFMI
+    says nothing then); per chain: `acceptance` (mean probability) and `divergences` (number of proposals).
 
     Args:
         run: what `ebm_fast.sample` returns, with samples.
@@ -38,15 +40,12 @@ def to_arviz(run: Any) -> Any:
     except ImportError:
         raise ImportError("to_arviz needs ArviZ: pip install 'ebm_fast[arviz]'") from None
     stats = run.stats
-    energy, hamiltonian = getattr(stats, "energy", None), getattr(stats, "hamiltonian", None)
+    energy, hamiltonian = getattr(stats, "energy", None), refreshed_hamiltonian(run)
     per_draw: dict[str, np.ndarray] = {}
     if energy is not None:
         per_draw["lp"] = -_host(energy)
     if hamiltonian is not None:
         per_draw["energy"] = _host(hamiltonian)
-    diverging = getattr(stats, "diverging", None)
-    if diverging is not None:
-        per_draw["diverging"] = _host(diverging.bool())
     groups = {"posterior": {"x": _host(run.samples)}}
     if per_draw:
         groups["sample_stats"] = per_draw

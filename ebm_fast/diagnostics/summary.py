@@ -109,6 +109,13 @@ def _all_columns(rows: Rows) -> Tensor:
     return torch.where(rows.isnan().flatten(1).any(1), math.nan, values)
 
 
+def refreshed_hamiltonian(run: Any) -> Tensor | None:
+    """Recorded Hamiltonian of a run whose momentum is drawn afresh: one that persists changes the energy slowly by design, and
+    E-BFMI says nothing of it. # (draws, n)"""
+    persists = "momentum" in getattr(getattr(run, "state", None), "extra", {})
+    return None if persists else getattr(getattr(run, "stats", None), "hamiltonian", None)
+
+
 def summary(run: Any) -> Summary:
     """Mean, sd, MCSE, 5 % and 95 % quantiles, bulk and tail ESS and R-hat of every element; acceptance, divergences, E-BFMI.
 
@@ -133,9 +140,7 @@ def summary(run: Any) -> Summary:
             raise ValueError("run holds no samples (record=False); run.stats.mean and .variance exist with moments=True")
     check_samples(samples)
     values = by_element(samples, _all_columns)
-    hamiltonian = getattr(stats, "hamiltonian", None)
-    if "momentum" in getattr(getattr(run, "state", None), "extra", {}):
-        hamiltonian = None  # a momentum that persists changes the energy slowly by design: E-BFMI says nothing of it
+    hamiltonian = refreshed_hamiltonian(run)
     found = Summary(
         dict(zip(COLUMNS, values)),
         draws=samples.shape[0],

@@ -146,9 +146,8 @@ def test_on_the_device(device):
 
 def test_arviz_accepts_the_export():
     run = made(
-        event=(2, 3), acceptance=torch.rand(4), divergences=torch.tensor([0, 2, 0, 0]), hamiltonian=torch.randn(400, 4).double(),
-        diverging=torch.zeros(400, 4),
-    )  # fmt: skip
+        event=(2, 3), acceptance=torch.rand(4), divergences=torch.tensor([0, 2, 0, 0]), hamiltonian=torch.randn(400, 4).double()
+    )
     run.samples = run.samples.double()  # ArviZ ranks in the precision of the samples
     data = D.to_arviz(run)
     x = data["posterior"]["x"]
@@ -156,13 +155,20 @@ def test_arviz_accepts_the_export():
     assert np.array_equal(x.values, run.samples.transpose(0, 1).numpy())
     sample_stats = data["sample_stats"]
     np.testing.assert_array_equal(sample_stats["lp"].values, -run.stats.energy.T.numpy())
-    assert sample_stats["diverging"].dtype == bool
     assert sample_stats["acceptance"].dims == ("chain",)
     assert sample_stats["divergences"].values.tolist() == [0, 2, 0, 0]
     summary = D.summary(run)
     np.testing.assert_allclose(arviz.ess(data)["x"].values, summary["ess_bulk"].numpy(), rtol=1e-8)
     np.testing.assert_allclose(arviz.rhat(data)["x"].values, summary["r_hat"].numpy(), rtol=1e-8)
     np.testing.assert_allclose(np.ravel(arviz.bfmi(data)), summary.bfmi.numpy(), rtol=1e-8)
+
+
+@pytest.mark.parametrize(("sampler", "kept"), [(ef.HMC(0.3, 3), True), (ef.GHMC(0.3), False)])
+def test_export_of_a_run_has_energies_where_e_bfmi_means_something(sampler, kept):
+    run = ef.sample(lambda x: 0.5 * x.square().sum(1), sampler, torch.zeros(4, 2), num_steps=20, seed=0)
+    sample_stats = run.to_arviz()["sample_stats"]
+    assert ("energy" in sample_stats) is kept
+    assert sample_stats["acceptance"].shape == (4,)
 
 
 def test_export_without_statistics_and_in_half_precision():
