@@ -22,7 +22,8 @@ const ChainKernels& kernels() {
 
 const MlpKernels* mlp_kernels([[maybe_unused]] const ChainParams& c) {
 #if defined(__x86_64__)
-    if (c.energy_kind == EnergyKind::mlp && c.precision == static_cast<int>(Precision::bfloat16) && current_isa() == "avx512_bf16")
+    if (c.energy_kind == EnergyKind::mlp && c.precision == static_cast<int>(Precision::bfloat16) &&
+        current_isa() == "avx512_bf16")
         return &avx512_bf16_mlp;
 #endif
     return nullptr;
