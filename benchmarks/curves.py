@@ -132,13 +132,15 @@ def newest(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def draw(folder: Path, images: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     images.mkdir(parents=True, exist_ok=True)
     curves = newest(folder)
-    titles = {"mixture": "Gaussian mixture, M = 8", "mlp": "MLP d-128-128-1, tanh"}
+    titles = {"mixture": "Gaussian mixture, M = 8", "mlp": "MLP d-128-128-1"}
     kinds = (("chains", "chains", "chains"), ("dimension", "dim", "dimension d"), ("steps", "steps", "steps in a call"))
     for kind, axis, label in kinds:
-        figure = Figure(figsize=(10.5, 4.2), dpi=110, layout="constrained")
+        figure = Figure(figsize=(10.5, 4.6), dpi=110, layout="constrained")
+        handles: dict[str, Any] = {}
         for axes, energy in zip(figure.subplots(1, 2), titles):
             rows = curves.get(f"{kind}_{energy}", [])
             if not rows:
@@ -146,18 +148,24 @@ def draw(folder: Path, images: Path) -> None:
             for name in ORDER:
                 points = [(r[axis], r["ns_per_chain_step"][name]) for r in rows if name in r["ns_per_chain_step"]]
                 if points:
-                    ours = name.startswith("ebm_fast")
-                    axes.plot(*zip(*points), marker="o", markersize=4, linewidth=2.4 if ours else 1.3,
-                              color=f"C{ORDER.index(name)}", label=LABELS.get(name, name))  # fmt: skip
-            ceiling = "sgemm's rate" if energy == "mlp" else "noise + exponentials"
+                    width, legend = 2.4 if name.startswith("ebm_fast") else 1.3, LABELS.get(name, name)
+                    colour = f"C{ORDER.index(name)}"
+                    (handles[legend],) = axes.plot(*zip(*points), "o-", markersize=4, linewidth=width, color=colour)
             floor = [r["ceiling_ns"] for r in rows]
-            axes.plot([r[axis] for r in rows], floor, "k--", linewidth=1.0, label=f"floor: {ceiling}")
+            (handles["floor"],) = axes.plot([r[axis] for r in rows], floor, "k--", linewidth=1.0)
             chains = f"{rows[0]['chains']} chains"
             fixed = {"chains": "d = 2", "dimension": chains, "steps": f"{chains}, d = 2"}[kind]
             axes.set(xscale="log", yscale="log", xlabel=label, ylabel="ns per chain and step", title=f"{titles[energy]}; {fixed}")
+            axes.set_xticks([r[axis] for r in rows], [f"{r[axis]:,}".replace(",", " ") for r in rows])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            for side in (axes.xaxis, axes.yaxis):
+                side.set_minor_locator(NullLocator())
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(frameon=False, fontsize=8)
+        if handles:
+            place = {"loc": "outside lower center", "ncols": len(handles), "frameon": False, "fontsize": 9}
+            figure.legend(handles.values(), handles.keys(), **place)
         figure.savefig(images / f"{kind}.png")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,8 @@ class MLPEnergy(Summable, nn.Module):
         return last(h).squeeze(1)
 
     def _rounded(self, h: Tensor) -> Tensor:
-        *hidden, last = self.layers
+        layers: Any = self.layers
+        *hidden, last = layers
         for k, layer in enumerate(hidden):
             z = nn.functional.linear(h if k == 0 else rounded(h), rounded(layer.weight), layer.bias)
             h = self._act(round_gradient(z))
