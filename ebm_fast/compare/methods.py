@@ -110,8 +110,8 @@ _SCORE_WEIGHTS = (
 )
 _CHAIN_WEIGHTS = "Chains pass from component to component too rarely to settle their weights in this time"
 _CHAIN_SHAPE = (
-    "The chains follow an energy that changes under them, and the density settles from the outside in: the outline first, what "
-    "lies within it later; in so many iterations it had not got there"
+    "The chains start from a wide Gaussian, far from the data, and on thin shapes the network then learns steep walls about the "
+    "outline and little within it; more time alone did not mend that where it was tried, a buffer that starts at data did better"
 )
 _NOISE_WEIGHTS = "The noise fixes the weights by every sample; what is missing is time"
 _NOISE_SHAPE = "Most noise samples fall where there are no data and teach little about the shape there; time or more noise helps"
