@@ -70,9 +70,8 @@ class Problem:
         return ef.Langevin(step_size or self.setting.step_size, prior_precision=self.precision)
 
     def buffer(self) -> ef.ReplayBuffer:
-        return ef.ReplayBuffer(
-            self.setting.buffer_size, (2,), init=("normal", self.setting.prior_std), rejuvenation=0.02, seed=self.seed
-        )
+        """Chains that begin, and now and then begin anew, at data: from a wide Gaussian they arrive too slowly on thin shapes."""
+        return ef.ReplayBuffer(self.setting.buffer_size, (2,), init=self.data, rejuvenation=0.02, seed=self.seed)
 
     def chains(self) -> dict[str, Any]:
         """Arguments of the objectives that sample. The quadratic term has no parameters and cancels in their losses."""
@@ -110,8 +109,8 @@ _SCORE_WEIGHTS = (
 )
 _CHAIN_WEIGHTS = "Chains pass from component to component too rarely to settle their weights in this time"
 _CHAIN_SHAPE = (
-    "The chains start from a wide Gaussian, far from the data, and on thin shapes the network then learns steep walls about the "
-    "outline and little within it; more time alone did not mend that where it was tried, a buffer that starts at data did better"
+    "The chains lag behind the energy: on thin shapes it is steep, steps small enough for it move slowly, and samples that have "
+    "not arrived teach the network walls about the outline and little within it"
 )
 _NOISE_WEIGHTS = "The noise fixes the weights by every sample; what is missing is time"
 _NOISE_SHAPE = "Most noise samples fall where there are no data and teach little about the shape there; time or more noise helps"
