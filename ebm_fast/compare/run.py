@@ -83,7 +83,7 @@ def _compare(
     truths = {name: Truth.of(make_toy(name), HALF_WIDTH, cells) for name in dict.fromkeys(name for name, _ in plan)}
     window = picture_points(_PIXELS)
     form = "{desc:<28} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=seconds * len(plan), disable=not progress, bar_format=form) as bar:
+    with tqdm(total=seconds * len(plan), disable=not progress, bar_format=form, smoothing=0) as bar:
         for number, (name, method) in enumerate(plan):
             bar.set_description_str(f"{name}, {method.short}")
             end = (number + 1) * seconds
