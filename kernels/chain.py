@@ -169,14 +169,14 @@ def chain_kernel(
                 tl.store(divergence_step + chain, (first + t) + tl.zeros((BLOCK,), dtype=tl.int64),
                          mask=exists & (fine == 0) & (frozen == 0))  # fmt: skip
                 frozen = frozen | (fine == 0)
+            if norm_sum is not None:
+                norms += tl.where(frozen, 0.0, tl.sqrt(square_sum(g, BLOCK)).to(tl.float32)).to(tl.float64)
             z = normal_event(chain, rng, seed, step + t, MOMENTUM, chain_offset, DIM, BLOCK)
             moved, r = baoa(y, p, g, z, s, c, n, scale)
             if GUARD:
                 moved = chosen(frozen, y, moved)
             y = moved
             e, g = evaluate(y, q, ENERGY, BLOCK)
-            if norm_sum is not None:
-                norms += tl.sqrt(square_sum(g, BLOCK)).to(tl.float32).to(tl.float64)
             r = kicked(r, g, 0.5 * s, scale)
             if GUARD:
                 r = chosen(frozen, p, r)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.utils.parametrize
 from torch import Tensor, nn
 
 from ..ops.chain import PRECISIONS
@@ -89,9 +90,20 @@ class MLPEnergy(Summable, nn.Module):
         return function(z)
 
     def descriptor(self) -> Descriptor:
-        """Activation, widths and packed float32 weights, as they are now."""
+        """Activation, widths and packed float32 weights, as they are now.
+
+        Raises ValueError where the layers are not the plain ones that native code computes: replaced, hooked, or parametrised
+        in training mode, where each look at a weight may change it.
+        """
+        sizes = (self.dim, *self.widths, 1)
         with torch.no_grad():
-            parts = [p.detach().reshape(-1) for p in self.layers.parameters()]
+            parts = []
+            for number, layer in enumerate(self.layers):
+                reason = _not_plain(layer, sizes[number], sizes[number + 1])
+                if reason:
+                    raise ValueError(f"layer {number} of the MLPEnergy {reason}, which native code does not know")
+                assert isinstance(layer, nn.Linear)
+                parts += [layer.weight.detach().reshape(-1), layer.bias.detach()]
             slope = parts[0].new_full((1,), self.negative_slope)
             parameters = torch.cat([slope, *parts]).to(torch.float32)
         integers = (ACTIVATIONS.index(self.activation), len(self.widths), *self.widths)
@@ -100,3 +112,16 @@ class MLPEnergy(Summable, nn.Module):
     def extra_repr(self) -> str:
         parts = f"event_shape={self.event_shape}, widths={self.widths}, activation={self.activation!r}"
         return parts if self.precision == "float32" else f"{parts}, precision={self.precision!r}"
+
+
+def _not_plain(layer: nn.Module, columns: int, rows: int) -> str:
+    """What makes a layer another function than x W' + b of its own weight and bias; empty if nothing does."""
+    if not isinstance(layer, nn.Linear) or type(layer).forward is not nn.Linear.forward or "forward" in vars(layer):
+        return f"is a {type(layer).__name__} and no plain Linear"
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return "has forward hooks (such as those of the older spectral_norm, or of prune)"
+    if nn.utils.parametrize.is_parametrized(layer) and layer.training:
+        return "is parametrised and in training mode, where its weight may change at each look (call eval() to sample)"
+    if layer.bias is None or tuple(layer.weight.shape) != (rows, columns):
+        return f"has no bias or a weight of another shape than {(rows, columns)}"
+    return ""

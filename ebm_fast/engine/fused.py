@@ -17,7 +17,7 @@ from .keep import Kept, Moments, Pace, first_guess
 from .state import ChainState, StepInfo
 
 # What a descriptor promises to be equal to: a subclass that redefines one of these without it means another energy.
-_DEFINING = ("forward", "energy_and_grad", "grad", "_energy", "_both", "_gradient")
+_DEFINING = ("forward", "energy_and_grad", "grad", "_energy", "_both", "_gradient", "_act", "_rounded")
 
 
 def _describes(energy: Any) -> str:
@@ -33,8 +33,10 @@ def _describes(energy: Any) -> str:
     own = next((name for name in _DEFINING if definer(name) < described), None)
     if own is not None:
         return f"{type(energy).__name__} defines {own}() anew and not its descriptor"
-    if getattr(energy, "_forward_hooks", None) or getattr(energy, "_forward_pre_hooks", None):
+    if any(m._forward_hooks or m._forward_pre_hooks for m in (energy.modules() if isinstance(energy, torch.nn.Module) else ())):
         return "the energy has forward hooks, which the native engine would not call"
+    if "forward" in vars(energy):
+        return "forward() is defined anew on this instance, and its descriptor is not"
     try:
         energy.descriptor()
     except ValueError as error:
@@ -63,6 +65,12 @@ def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any
     return f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x)
 
 
+def pays(x: Tensor) -> bool:
+    """Whether whole chains are the faster way for a run like this, by measurement: on the CPU a lane holds a chain, and where a
+    few chains have long events most lanes and threads would have nothing to do."""
+    return x.device.type != "cpu" or x.shape[0] >= 16 or x.numel() < 1024 * x.shape[0]
+
+
 def transition(energy: EnergyFunction, sampler: Any, state: ChainState, *, backend: str | None, guard: bool,
                track: bool) -> Any:  # fmt: skip
     """The sampler's own transition, whose steps native code takes. Call it where `why_not` has no objection."""
@@ -82,6 +90,7 @@ class FusedTransition:
 
     def __init__(self, steps: Any, energy: Any, backend: str | None) -> None:
         self.steps, self.energy, self.backend = steps, energy, backend
+        self.native = False  # whether energy and gradient that are carried were computed by native code
 
     @property
     def state(self) -> ChainState:
@@ -104,6 +113,7 @@ class FusedTransition:
                 continue
             if adapter.needs_proposals:
                 self.steps.advance(1)
+                self.native = False
             else:
                 adapter.begin(state)
                 self.run(1)
@@ -131,6 +141,10 @@ class FusedTransition:
         state = self.state
         if state.x.numel() and num_steps:
             plan = self.steps.chain_plan(num_steps)
+            if plan.get("carried") and not self.native:
+                # Energy and gradient that torch computed for the start may depend on the batch in the last place.
+                plan["carried"] = False
+            self.native = True
             chain_(state.x, self.energy.descriptor(), steps=num_steps, seed=state.seed, step=state.step,
                    chain_offset=state.chain_offset, backend=self.backend, **plan, **recorded)  # fmt: skip
             self.steps.chain_done(plan, num_steps)

@@ -61,7 +61,7 @@ def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: S
     asked = wish(backend)
     if strategy in ("auto", "fused"):
         reason = fused.why_not(energy, sampler, x, condition, backend)
-        if not reason:
+        if not reason and (strategy == "fused" or fused.pays(x)):
             return "fused", backend
         if strategy == "fused":
             raise ValueError(f"strategy='fused' cannot run this chain: {reason}")
@@ -113,7 +113,7 @@ def run_(
         if norm is not graph.FAILED:
             return norm
     transition = _bind(strategy, sampler, EnergyFunction(energy, condition), state, backend, guard=False, track=grad_norm)
-    if grad_norm:
+    if grad_norm and hasattr(transition, "track_gradients"):
         transition.track_gradients()
     transition.advance(num_steps)
     return transition.grad_norm() if grad_norm else None

@@ -22,8 +22,6 @@ TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
 PRECISIONS = ("float32", "tf32", "bfloat16")  # of matrix products, numbered as in csrc/core/chain.h
 
 
-
-
 def _mlp_size(dim: int, activation: int, layers: int, *widths: int) -> int:
     if not (0 <= activation <= 5 and 1 <= layers <= 4 and len(widths) == layers and min(widths) >= 1):
         return -1

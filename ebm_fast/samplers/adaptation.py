@@ -30,9 +30,9 @@ class Adaptation:
     acceptance and the variance of all chains of a run set one step size and one mass matrix, so chains then depend on each other
     through the warm-up. With per_chain=True each chain finds its own step size, and stays what it is in any batch.
 
-    Until the closing phase a_s is the harmonic mean over chains, no acceptance counted as less than 0.01: chains that started
-    where the energy is steep stand still at the step size that suits the rest, and a few of them make the steps small until
-    they have come down. The closing phase settles on the plain mean.
+    Until the last window of the mass a_s is the harmonic mean over chains, no acceptance counted as less than 0.01: chains that
+    started where the energy is steep stand still at the step size that suits the rest, and a few of them make the steps small
+    until they have come down. From there on it is the plain mean.
 
     Args:
         target_accept: acceptance probability to reach; None takes the sampler's own (0.8 HMC, 0.574 MALA, 0.234 random walk).
@@ -144,18 +144,19 @@ class Adapter:
         first, ends = windows(state.warmup_from, state.warmup_until)
         last = ends[-1] if ends else state.warmup_from
         if self.settings.step_size:
-            self._step(state, self.acceptance(transition.counters[:, 3], closing=age >= last))
-            if age + 1 == last and self.settings.mass is None:
+            settling = ends[-2] if len(ends) > 1 else last
+            self._step(state, self.acceptance(transition.counters[:, 3], settling=age >= settling))
+            if age + 1 == settling and self.settings.mass is None:
                 self._begin(state.extra, state.extra["dual_averaging"][0].exp(), state.x, 0.0)
         if self.settings.mass is not None and first <= age < last:
             self._gather(state)
             if age + 1 in ends:
                 self._set_mass(state, transition)
 
-    def acceptance(self, probability: Tensor, closing: bool) -> Tensor:
-        """Acceptance of each group of chains: the mean, harmonic before the closing phase. (n,) -> (groups,)"""
+    def acceptance(self, probability: Tensor, settling: bool) -> Tensor:
+        """Acceptance of each group of chains: the mean, harmonic before the last window. (n,) -> (groups,)"""
         groups = probability.view(-1, self.groups)
-        return groups.mean(0) if closing or len(groups) == 1 else 1.0 / (1.0 / groups.clamp(min=_LEAST)).mean(0)
+        return groups.mean(0) if settling or len(groups) == 1 else 1.0 / (1.0 / groups.clamp(min=_LEAST)).mean(0)
 
     def _step(self, state: ChainState, acceptance: Tensor) -> None:
         log, average, error, mu = state.extra["dual_averaging"]

@@ -80,7 +80,7 @@ class ChEESAdapter(Adapter):
             extra["chees"] = torch.stack((log, log, none, none))
             extra["chees_before"] = x.clone()
 
-    def acceptance(self, probability: Tensor, closing: bool) -> Tensor:
+    def acceptance(self, probability: Tensor, settling: bool) -> Tensor:
         return 1.0 / (1.0 / probability.clamp(min=1e-10)).mean(0, keepdim=True)
 
     def update(self, transition: Any, age: int) -> None:

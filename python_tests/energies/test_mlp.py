@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 import ebm_fast as ef
@@ -150,3 +151,48 @@ def test_bad_arguments_are_named(arguments, error, words):
 def test_a_state_of_another_size_is_refused():
     with pytest.raises(ValueError, match="events of 2 numbers"):
         MLPEnergy(2)(torch.zeros(3, 4))
+
+
+def _spectral(mlp: MLPEnergy) -> None:
+    for layer in mlp.layers:
+        torch.nn.utils.parametrizations.spectral_norm(layer)
+
+
+def _older_spectral(mlp: MLPEnergy) -> None:
+    torch.nn.utils.spectral_norm(mlp.layers[0])
+
+
+def _pruned(mlp: MLPEnergy) -> None:
+    nn.utils.prune.l1_unstructured(mlp.layers[1], "weight", amount=0.5)
+
+
+def _replaced(mlp: MLPEnergy) -> None:
+    mlp.layers[0] = torch.nn.Sequential(mlp.layers[0], torch.nn.Dropout(0.5))
+
+
+def _hooked(mlp: MLPEnergy) -> None:
+    mlp.layers[1].register_forward_hook(lambda module, given, out: 2.0 * out)
+
+
+def _patched(mlp: MLPEnergy) -> None:
+    mlp.forward = lambda x: x.square().sum(1)
+
+
+@pytest.mark.parametrize("change", [_spectral, _older_spectral, _pruned, _replaced, _hooked, _patched])
+def test_a_network_that_was_altered_is_not_taken_for_the_plain_one(change):
+    torch.manual_seed(0)
+    mlp, x = MLPEnergy(3, (16, 8)), torch.randn(5, 3)
+    change(mlp)
+    with pytest.raises(ValueError, match="strategy='fused' cannot run this chain"):
+        ef.sample(mlp, ef.Langevin(0.05), x, num_steps=3, seed=1, strategy="fused")
+    assert ef.sample(mlp, ef.Langevin(0.05), x, num_steps=3, seed=1).strategy == "step"
+
+
+def test_normalised_weights_are_read_as_the_network_uses_them():
+    """In evaluation mode a parametrised weight stays what it is: native chains are those of the module."""
+    torch.manual_seed(0)
+    mlp, x = MLPEnergy(3, (16, 8)), torch.randn(5, 3)
+    _spectral(mlp)
+    mlp.eval()
+    native, step = (ef.sample(mlp, ef.Langevin(0.05), x, num_steps=9, seed=1, strategy=name) for name in ("fused", "step"))
+    torch.testing.assert_close(native.final, step.final, rtol=1e-5, atol=1e-5)

@@ -95,6 +95,19 @@ def assert_agree(fused: ef.engine.Run, other: ef.engine.Run, tolerance: float = 
     assert (fused.state.step, fused.state.age) == (other.state.step, other.state.age)
 
 
+@pytest.mark.parametrize("move", [m for m in MOVES if m != "per chain"])
+@pytest.mark.parametrize("kind", ["mixture", "logistic regression", "linear regression", "mlp"])
+def test_a_split_batch_is_the_whole_bit_for_bit(kind, move):
+    """Torch's own products depend on the batch in the last place; what native code starts from must not."""
+    energy = energies()[kind]
+    sampler, x = samplers(energy)[move], start(energy, 777)
+    options = {"num_steps": 12, "seed": 5, "record": False}
+    whole = ef.sample(energy, sampler, x, **options)
+    parts = [ef.sample(energy, sampler, x[a:b], chain_offset=a, **options) for a, b in ((0, 1), (1, 50), (50, 777))]
+    assert whole.strategy == "fused"
+    assert torch.equal(torch.cat([part.final for part in parts]), whole.final)
+
+
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_sampler_on_every_energy_is_the_chain_of_the_other_strategies(kind, move):
@@ -244,3 +257,10 @@ def test_gradients_cost_nothing_in_python(monkeypatch):
     run = ef.sample(energy, ef.HMC(0.1, 3), torch.ones(4, 2), num_steps=50, warmup=10, seed=1)
     assert run.strategy == "fused"
     assert len(calls) == 1
+
+
+def test_few_chains_of_long_events_are_stepped_unless_asked_otherwise():
+    """A lane holds a chain: measured, steps are up to ten times as fast there."""
+    energy, sampler = E.Gaussian(torch.zeros(1024)), ef.Langevin(0.01)
+    for n, strategy, ran in ((15, "auto", "step"), (16, "auto", "fused"), (2, "fused", "fused")):
+        assert ef.sample(energy, sampler, normal(n, 1024), num_steps=2, seed=1, strategy=strategy).strategy == ran
