@@ -111,7 +111,7 @@ def memory(field: str) -> int:
 
 
 def growth(energy, sampler, steps: int, **options) -> int:
-    """KiB by which the peak of the process moves while steps are taken, nothing recorded: the least of three runs, since the first
+    """KiB by which the peak of the process moves while steps are taken, nothing recorded: least of three runs, since the first
     may meet memory that earlier tests have freed and broken up."""
     options = {"record": False, "moments": True, **options}
     found = []
