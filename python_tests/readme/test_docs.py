@@ -1,10 +1,11 @@
-"""The pages of the samplers: one for each, with the arguments that it has, and pictures that their scripts draw.
+"""The pages of samplers and objectives: one for each, with the arguments that it has, and pictures that scripts draw.
 
 That their code blocks run and their links lead somewhere is tested with those of every other page, in test_readme.py.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -77,6 +78,87 @@ def test_knobs_exist(page):
     knobs = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
     assert knobs or page == "metropolis_hastings"
     assert knobs <= known
+
+
+FAMILY = ROOT / "docs" / "objectives"
+LOSSES = {page.stem: page.read_text() for page in sorted(FAMILY.glob("*.md")) if page.stem not in ("index", "noise_models")}
+OBJECTIVES = [name for name in ef.objectives.__all__ if hasattr(getattr(ef.objectives, name), "finish_checks")]
+
+
+def calls(text: str) -> list[tuple[str, list[ast.expr], dict[str, object], bool]]:
+    """(name, positional, keywords with their defaults, whether the list is open) of what the head of a page calls."""
+    found = []
+    for name, said in re.findall(r"`ef\.(?:objectives\.)?(\w+)\(([^`]*)\)`", text.partition("## When")[0]):
+        closed = re.sub(r",\s*\.\.\.$", "", said)
+        call = ast.parse(f"f({closed})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        found.append((name, call.args, {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}, closed != said))
+    return found
+
+
+def arguments_of(name: str) -> dict[str, object]:
+    """{argument: default} of an objective or bare loss, those that a class hands to its base included."""
+    thing, known = getattr(ef.objectives, name), {}
+    bases = [base.__init__ for base in thing.__mro__[:-1] if "__init__" in vars(base)] if isinstance(thing, type) else [thing]
+    for function in bases:
+        parameters = list(inspect.signature(function).parameters.values())
+        for p in parameters:
+            if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+                known.setdefault(p.name, p.default)
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return known
+
+
+def test_every_objective_has_its_page():
+    described = {name for text in LOSSES.values() for name, *_ in calls(text)}
+    assert len(OBJECTIVES) >= 23
+    assert set(OBJECTIVES) <= described
+    assert {name for name in ef.objectives.__all__ if name.endswith("_loss")} <= described
+    rows = re.findall(r"^\| \[(\w+)\]\((\w+)\.md\) \|", (FAMILY / "index.md").read_text(), flags=re.M)
+    assert sorted(name for name, _ in rows) == sorted(OBJECTIVES)
+    assert all(name in {call[0] for call in calls(LOSSES[page])} for name, page in rows)
+    readme = (ROOT / "README.md").read_text()
+    assert set(LOSSES) <= set(re.findall(r"docs/objectives/(\w+)\.md", readme))
+
+
+@pytest.mark.parametrize("page", LOSSES)
+def test_arguments_of_objectives_are_those_of_the_code(page):
+    """`ef.NCE(energy, noise, num_noise=1, ...)`: names, order of those without default, and defaults; all of them unless it ends
+    in `...`; `num_steps=...` is one that must be given."""
+    for name, positional, keywords, is_open in calls(LOSSES[page]):
+        real = arguments_of(name)
+        words = [node.id for node in positional if isinstance(node, ast.Name)]
+        assert len(words) == len(positional), f"{name}: an argument without a name"
+        assert words == list(real)[: len(words)], f"{name}: {list(real)}"
+        for word, default in [*((word, ...) for word in words), *keywords.items()]:
+            assert real[word] == (inspect.Parameter.empty if default is ... else default), f"{word} of {name}"
+        if not is_open:
+            assert {*words, *keywords} == set(real), f"{name} has {list(real)}"
+
+
+@pytest.mark.parametrize("page", LOSSES)
+def test_a_page_of_an_objective_has_its_parts(page):
+    text = LOSSES[page]
+    parts = re.findall(r"^## (\w+)", text, flags=re.M)
+    assert [part for part in parts if part not in ("Models", "Cost")] == ["When", "Example", "Knobs", "Pitfalls"]
+    assert text.rstrip().rpartition("\n\n")[2].startswith("Source: ")
+    assert re.search(r"\n\n    \S[^\n]* (=|>=|~) ", text.partition("## When")[0])  # the formula
+    assert re.search(r"^```python\n.*^```", text.partition("## Example")[2].partition("\n## ")[0], flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("page", LOSSES)
+def test_knobs_of_objectives_exist(page):
+    """The first column of the table of knobs names arguments: of the objectives, a generator, the buffer, a score network."""
+    known = {name for name, *_ in calls(LOSSES[page])} | {"Generator"}
+    for name in set(known) - {"Generator"}:
+        known |= set(arguments_of(name))
+    for thing in (ef.ReplayBuffer, ef.objectives.players.Generator, ef.models.ScoreMLP):
+        known |= set(inspect.signature(thing).parameters)
+    rows = re.findall(r"^\| ([^|]+) \|", LOSSES[page].partition("## Knobs")[2].partition("\n## ")[0], flags=re.M)
+    knobs = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
+    assert knobs or page == "bregman"
+    assert knobs <= known, knobs - known
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
