@@ -59,7 +59,7 @@ def contrastive_divergence_loss(
 class ContrastiveDivergence:
     """L = E_data E(x) - E_{p^K} E(x): chains start at the data and take K steps of the sampler (CD-K).
 
-    `objective(batch)` returns (loss, metrics); batch is x (n, *event), or (x, y) for an energy E(x, y=labels). The
+    `objective(batch)` returns (loss, metrics); batch is x (n, *event) or (x,), or (x, y) for an energy E(x, y=labels). The
     loss is an ordinary scalar; metrics are detached scalars on the device: energy_data, energy_samples, their gap
     (samples minus data), grad_norm (mean ||grad_x E|| along the chain, of samplers that use gradients), and the added
     terms where there are any.
@@ -294,12 +294,19 @@ class ShortRunMLE(ContrastiveDivergence):
 
 
 def _split(batch: Batch) -> tuple[Tensor, Tensor | None]:
-    data, y = (batch, None) if isinstance(batch, Tensor) else batch
-    if not isinstance(data, Tensor) or not data.is_floating_point() or data.dim() < 2 or len(data) == 0:
+    """States and labels of x, (x,) or (x, y), lists as well as tuples: what loaders of one or two tensors yield."""
+    parts = batch if isinstance(batch, (list, tuple)) else (batch,)
+    data, y = (*parts, None)[:2] if parts else (None, None)
+    if not 1 <= len(parts) <= 2 or not isinstance(data, Tensor) or not isinstance(y, Tensor | None):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        got = f"a {type(batch).__name__} of {len(parts)} ({kinds})" if parts is batch else type(batch).__name__
+        raise ValueError(f"batch: expected x or (x, y), tensors of states and labels, got {got}")
+    if not data.is_floating_point() or data.dim() < 2 or len(data) == 0:
         raise ValueError(
             "batch: expected floating-point states (n, *event) with n >= 1, alone or with labels, got "
-            + (f"{data.dtype} {tuple(data.shape)}" if isinstance(data, Tensor) else type(data).__name__)
+            f"{data.dtype} {tuple(data.shape)}"
         )
-    if y is not None and len(y) != len(data):
-        raise ValueError(f"batch: expected a label for each of {len(data)} states, got {len(y)}")
+    if y is not None and (y.dim() == 0 or len(y) != len(data)):
+        got = "a single number" if y.dim() == 0 else f"{len(y)}"
+        raise ValueError(f"batch: expected a label for each of {len(data)} states, got {got}")
     return data.detach().contiguous(), y
