@@ -24,7 +24,8 @@ def differentiable_last_step(
     """x_K = x_{K-1} - s grad E_theta(x_{K-1}) + n z: the engine's step, as a function of theta; and the gradient.
 
     x_{K-1} is a constant, as in the paper, so that d x_K / d theta = -s d grad E / d theta where nothing is clipped.
-    With a preconditioner P it is s P in place of s and n sqrt(P) in place of n. The noise is the one the engine would draw for (seed, step).
+    With a preconditioner P it is s P in place of s and n sqrt(P) in place of n.
+    The noise is the one the engine would draw for (seed, step).
     """
 
     def per_chain(coefficient: Any) -> Any:

@@ -65,8 +65,8 @@ class EMA:
         return [parameters[name] for name in self.average]
 
     def state_dict(self) -> dict[str, Any]:
-        """Averages by parameter name, and the number of updates."""
-        return {"num_updates": self.num_updates, "average": dict(self.average)}
+        """Copies of the averages by parameter name, and the number of updates."""
+        return {"num_updates": self.num_updates, "average": {name: t.clone() for name, t in self.average.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copy a state of a module with the same parameters."""

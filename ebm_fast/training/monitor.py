@@ -115,7 +115,8 @@ class DivergenceMonitor:
         `num_rollbacks` is here that of the state: a learning rate that it has lowered already is not lowered twice.
         """
         factor = self.learning_rate_factor ** (count - self.num_rollbacks)
-        for group in optimizer.param_groups:
+        optimizers = [optimizer, *getattr(objective, "optimizers", ())]  # of two players: of each
+        for group in (group for each in optimizers for group in each.param_groups):
             group["lr"] = group["lr"] * factor  # a new tensor where the rate is one
             if "initial_lr" in group:
                 group["initial_lr"] *= factor
