@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast import engine, ops
-from ebm_fast.engine.run import STRATEGIES, check_count
+from ebm_fast.engine.run import STRATEGIES, check_count, check_sampler
 from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
 from ebm_fast.objectives.initial import Init, InitialStates
@@ -91,6 +91,8 @@ class ContrastiveDivergence:
         strategy: str = "auto",
         backend: str | None = None,
     ) -> None:
+        if not callable(energy) or isinstance(energy, type):
+            raise TypeError(f"energy: expected a callable (n, *event) -> (n,), got {energy!r}")
         check_count(num_steps, "num_steps", 1)
         seed = ops.fresh_seed() if seed is None else seed
         checks.counter(seed, 0, chain_offset, None, torch.empty(1, device="meta"))
@@ -115,6 +117,7 @@ class ContrastiveDivergence:
             raise TypeError(
                 f"sampler: kl_weight and entropy_weight need Langevin without momentum or schedule, got {sampler}"
             )
+        check_sampler(sampler)
         self.energy, self.sampler, self.num_steps = energy, sampler, num_steps
         self.energy_l2, self.kl_weight, self.entropy_weight = energy_l2, kl_weight, entropy_weight
         self.data_noise, self.seed, self.chain_offset = data_noise, seed, chain_offset
@@ -230,7 +233,8 @@ class ContrastiveDivergence:
         return {"seed": self.seed, "iteration": self.iteration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved."""
+        """Continue as the objective that was saved; ValueError for the state of something else."""
+        checks.entries(state, "seed", "iteration")
         self.seed, self.iteration = int(state["seed"]), int(state["iteration"])
 
 
@@ -245,6 +249,8 @@ class PersistentCD(ContrastiveDivergence):
 
     def __init__(self, energy: Callable[..., Tensor], sampler: Any, buffer: Buffer, **options: Any) -> None:
         super().__init__(energy, sampler, **options)
+        if not all(hasattr(buffer, name) for name in ("samples", "num_classes", "draw", "write")) or isinstance(buffer, type):
+            raise TypeError(f"buffer: expected a ReplayBuffer, or an object with its draw and write, got {buffer!r}")
         self.buffer = buffer
 
     def _start(self, out: Tensor, data: Tensor, y: Tensor | None) -> None:
@@ -267,6 +273,7 @@ class PersistentCD(ContrastiveDivergence):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the objective that was saved."""
+        checks.entries(state, "seed", "iteration", "buffer")
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast.engine.run import check_count
+from ebm_fast.ops import checks
 from ebm_fast.training.parts import second_player
 
 
@@ -18,9 +19,9 @@ class Alternating:
     With `every` above 1 the second player takes its turn in iterations 0, every, 2 every, ... alone.
 
     `objective`: one with `generator_loss(batch)` and `generator_parameters()`, such as `FlowContrastive`, or with
-    `score_loss(batch)` and `score_parameters()`, such as `ImplicitVAE`; `optimizer` holds the latter. The energy's own optimiser is that of the loop.
-    metrics: those of the energy, and of the second player's last step under names that begin with generator_ or score_.
-    `state_dict()` holds both, so that a resumed run goes on to the same bits.
+    `score_loss(batch)` and `score_parameters()`, such as `ImplicitVAE`; `optimizer` holds the latter. The first player's own
+    optimiser is that of the loop. metrics: those of the first, and of the second player's last step under names that begin
+    with generator_ or score_. `state_dict()` holds both, so that a resumed run goes on to the same bits.
     Raises TypeError for an objective without a second player, ValueError for `steps` or `every` below 1.
     """
 
@@ -75,6 +76,7 @@ class Alternating:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the one that was saved."""
+        checks.entries(state, "objective", "optimizer", "told")
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._told = dict(state["told"])

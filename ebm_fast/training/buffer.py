@@ -168,6 +168,7 @@ class ReplayBuffer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the buffer that was saved; ValueError when it holds other events."""
+        checks.entries(state, "samples", "seed", "num_draws")
         samples = state["samples"]
         if samples.shape != self.samples.shape or samples.dtype != self.samples.dtype:
             raise ValueError(

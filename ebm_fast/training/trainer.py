@@ -248,7 +248,12 @@ class Trainer:
                 f"{self.directory}: expected the state of {sorted(self._parts)}, found {sorted(state['parts'])}"
             )
         for name in self._parts.keys() - set(but):
-            self._parts[name].load_state_dict(state["parts"][name])
+            try:
+                self._parts[name].load_state_dict(state["parts"][name])
+            except (KeyError, ValueError) as error:
+                kind = type(self._parts[name]).__name__
+                reason = f"no entry {error}" if isinstance(error, KeyError) else error
+                raise ValueError(f"{self.directory}: what was saved of {name} does not fit this {kind}: {reason}") from error
         for device, generator in state["generators"].items():
             torch.set_rng_state(generator) if device == "cpu" else torch.cuda.set_rng_state(generator, device)
         self.iteration = state["iteration"]

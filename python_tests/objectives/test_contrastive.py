@@ -380,6 +380,18 @@ def test_bad_arguments():
         for bad in (-1.0, math.nan, math.inf):
             with pytest.raises(ValueError, match=name):
                 ContrastiveDivergence(Gaussian(), LANGEVIN, num_steps=1, **{name: bad})
+    for energy in (None, 3.0, nn.Linear):
+        with pytest.raises(TypeError, match="energy: expected a callable"):
+            ContrastiveDivergence(energy, LANGEVIN, num_steps=1)
+    for sampler in (None, "langevin", Langevin):
+        with pytest.raises(TypeError, match="sampler must be a sampler"):
+            ContrastiveDivergence(Gaussian(), sampler, num_steps=1)
+    for buffer in (None, torch.ones(10, 1), ReplayBuffer):
+        with pytest.raises(TypeError, match="buffer: expected a ReplayBuffer"):
+            PersistentCD(Gaussian(), LANGEVIN, buffer, num_steps=1)
+    buffer = ReplayBuffer(10, (1,), init=("normal", 1.0))
+    with pytest.raises(ValueError, match=r"n: expected 1\.\.10, because the buffer has 10 slots; got a batch of 11"):
+        PersistentCD(Gaussian(), LANGEVIN, buffer, num_steps=1)(torch.ones(11, 1))
     with pytest.raises(TypeError, match=r"energy: .* torch module"):
         ContrastiveDivergence(lambda x: x.sum(1), LANGEVIN, num_steps=1, kl_weight=1.0)
     for sampler in (Langevin(step_size=0.1, momentum=0.5), Langevin(step_size=(0.1, 0.2)), object()):

@@ -140,6 +140,27 @@ def test_a_roll_back_slows_both_players():
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-2)
 
 
+def test_states_of_something_else(tmp_path):
+    torch.manual_seed(0)
+    net, chains = MLPEnergy(2, (4,)), {"sampler": ef.Langevin(0.01), "num_steps": 1, "seed": 1}
+    buffer = ef.ReplayBuffer(32, (2,), init=("normal", 1.0), seed=1)
+    persistent, plain = ef.PersistentCD(net, buffer=buffer, **chains), ef.ContrastiveDivergence(net, **chains)
+    trainer(net, plain, net.parameters(), directory=tmp_path).fit(2)
+    other = trainer(net, persistent, net.parameters(), directory=tmp_path)
+    with pytest.raises(ValueError, match=r"saved of objective does not fit this PersistentCD: .* buffer, got seed,"):
+        other.resume()
+    net, score = vae()
+    flow = ef.FlowContrastive(net, ef.objectives.players.DiagonalGaussian(torch.zeros(2), 2.0), seed=1)
+    second = Alternating(flow, torch.optim.SGD(flow.generator_parameters(), 0.1))
+    parts = [persistent, plain, buffer, ef.EMA(net), DivergenceMonitor(), score, flow, second]
+    parts += [ef.NCE(net, NOISE, seed=1), ef.AdaptiveNCE(net, buffer=buffer, **chains)]
+    parts += [ef.FiniteDifferenceScoreMatching(net, step=0.1)]
+    for part in parts:
+        for state in ({}, {"epoch": 1}, None):
+            with pytest.raises(ValueError, match=r"state: expected one with .*, got (nothing|epoch|a NoneType)$"):
+                part.load_state_dict(state)
+
+
 def test_states_are_copies():
     buffer = ef.ReplayBuffer(8, (2,), init=("normal", 1.0), seed=1)
     average = ef.EMA(MLPEnergy(2, (4,)))
