@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "--objectives", type=_names, metavar="A,B", help="such as pcd,dsm,nce,adance, for every toy"
     )
     compare.add_argument(
-        "--seconds", type=float, default=6.0, metavar="S", help="of CPU time to train for, on each toy"
+        "--seconds", type=float, default=6.0, metavar="S", help="of CPU time to train for, each objective on each toy"
     )
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="output folder")
     compare.add_argument("--seed", type=int, default=0, metavar="S", help="governs everything random")

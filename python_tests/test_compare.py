@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
@@ -21,6 +22,8 @@ from ebm_fast.compare.train import Result, make_trainer
 from ebm_fast.energies import GaussianMixture, MLPEnergy, from_log_prob
 from ebm_fast.training import TOYS, make_toy
 from ebm_fast.training.toys import EightGaussians
+
+run_module = importlib.import_module("ebm_fast.compare.run")  # the package has a function of that name
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +170,23 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
     assert "energy_data" in failed["failure"] and failed["distance"] is None
     assert fine["distance"]["kl"] > 0
     assert "NCE ended after 0 iterations: not finite" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_objectives_whose_package_is_missing_are_named(tmp_path, monkeypatch, capsys):
+    """In one line on the terminal and on the page; where objectives are named, the missing package is an error instead."""
+    needing = [method for method in METHODS.values() if method.needs]
+    assert {"FlowContrastive", "VariationalMLE"} <= {method.title for method in needing}
+    find = run_module.find_spec
+    monkeypatch.setattr(run_module, "find_spec", lambda name: None if name in {m.needs for m in needing} else find(name))
+    few = {name: METHODS[name] for name in ("nce", *(method.name for method in needing))}
+    monkeypatch.setattr(run_module, "METHODS", few)
+    content = run(toys=["moons"], seconds=0.01, quick=True, out=tmp_path, progress=False)
+    assert [result["objective"] for result in content["results"]] == ["nce"]
+    line = f"Left out, because zuko is not installed (pip install 'ebm_fast[flows]'): {', '.join(m.title for m in needing)}."
+    assert capsys.readouterr().out.splitlines()[0] == line
+    assert line in (tmp_path / "report.md").read_text(encoding="utf-8")
+    with pytest.raises(ModuleNotFoundError, match=r"objectives: .* need a flow"):
+        run(toys=["moons"], objectives=[needing[0].name], out=tmp_path, progress=False)
 
 
 @pytest.mark.parametrize(

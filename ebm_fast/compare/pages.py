@@ -53,6 +53,8 @@ def write_pages(
     )
     if content["quick"]:
         report.paragraph("A quick run, to see that everything works: its numbers mean nothing.")
+    if content["left_out"]:
+        report.paragraph(content["left_out"])
     tables = []
     for name, rows in results.items():
         report.heading(name)

@@ -44,7 +44,8 @@ def run(
     Args:
         data: "2d", the toys of `ebm_fast.training.toys`.
         toys: their names; by default all, the first with every objective and the others with a few.
-        objectives: names of `ebm_fast.compare.METHODS`, for every toy; by default as said above.
+        objectives: names of `ebm_fast.compare.METHODS`, for every toy; by default as said above, but for those whose
+            package is missing, which are named in one line.
         seconds: of CPU time for each training; turned into a number of iterations by timing a few of them.
         out: in the end it holds report.html, report.md, a picture for each toy and results.json, which are replaced.
         seed: governs everything random; the number of iterations hangs on the machine.
@@ -59,13 +60,15 @@ def run(
         ModuleNotFoundError: a package is missing.
     """
     plan = _plan(data, toys, objectives, seconds, seed, threads)
+    if left_out := _left_out(objectives):
+        print(left_out, flush=True)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"out: {out} exists and is not a folder")
     seconds, cells = (seconds * _QUICK, CELLS // 4) if quick else (seconds, CELLS)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        content, tables = _compare(plan, seconds, cells, seed, out, progress)
+        content, tables = _compare(plan, seconds, cells, seed, out, progress, left_out)
     finally:
         torch.set_num_threads(before)
     print(f"\n{tables}\n\nThe whole page: {out / 'report.html'}", flush=True)
@@ -73,7 +76,7 @@ def run(
 
 
 def _compare(
-    plan: list[tuple[str, Method]], seconds: float, cells: int, seed: int, out: Path, progress: bool
+    plan: list[tuple[str, Method]], seconds: float, cells: int, seed: int, out: Path, progress: bool, left_out: str
 ) -> tuple[dict[str, Any], str]:
     """What results.json holds, and the tables."""
     from tqdm.auto import tqdm
@@ -100,7 +103,7 @@ def _compare(
     out.mkdir(parents=True, exist_ok=True)
     content = {
         "seed": seed, "seconds": seconds, "quick": cells < CELLS, "setting": asdict(setting), "machine": machine(),
-        "results": [_plain(result) for rows in results.values() for result in rows],
+        "left_out": left_out, "results": [_plain(result) for rows in results.values() for result in rows],
     }  # fmt: skip
     tables = write_pages(out, content, truths, results)
     (out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -126,7 +129,7 @@ def _plan(
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         raise ModuleNotFoundError(f"the comparison needs {', '.join(missing)}: pip install 'ebm_fast[train]'")
-    lacking = [name for name, method in METHODS.items() if method.needs and find_spec(method.needs) is None]
+    lacking = _lacking()
     if wanted := [name for name in objectives or () if name in lacking]:
         raise ModuleNotFoundError(f"objectives: {', '.join(wanted)} need a flow: pip install 'ebm_fast[flows]'")
     runnable = [name for name in METHODS if name not in lacking]
@@ -135,6 +138,20 @@ def _plan(
         few = objectives is None and toys is None and toy != next(iter(TOYS))
         plan += [(toy, METHODS[name]) for name in dict.fromkeys(FEW if few else objectives or runnable)]
     return plan
+
+
+def _lacking() -> list[str]:
+    """Objectives whose package is not installed."""
+    return [name for name, method in METHODS.items() if method.needs and find_spec(method.needs) is None]
+
+
+def _left_out(objectives: Sequence[str] | None) -> str:
+    """What is said of objectives that nobody named and that cannot run here; empty where there are none."""
+    lacking = [METHODS[name] for name in _lacking() if objectives is None]
+    if not lacking:
+        return ""
+    needs, titles = ", ".join(dict.fromkeys(m.needs for m in lacking)), ", ".join(m.title for m in lacking)
+    return f"Left out, because {needs} is not installed (pip install 'ebm_fast[flows]'): {titles}."
 
 
 def _plain(result: Result) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ebm_fast.engine.run import check_count
 from ebm_fast.objectives.contrastive import Batch, Buffer, PersistentCD
 from ebm_fast.objectives.generators import Generator, Logistic, as_generator, bregman_loss
 from ebm_fast.objectives.numerics import wide
+from ebm_fast.ops import checks
 
 
 class AdaptiveBregman(PersistentCD):
@@ -118,6 +119,7 @@ class AdaptiveBregman(PersistentCD):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the objective that was saved."""
+        checks.entries(state, "seed", "iteration", "frozen")
         super().load_state_dict(state)
         if state["frozen"] is None:
             self.frozen = None

@@ -229,6 +229,7 @@ class AdversarialContrastive(TwoPlayerObjective):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the objective that was saved; ValueError where it has another log Z."""
+        checks.entries(state, "seed", "iteration", *(["base"] if self.base is not None else []))
         load_log_z(self.log_z, state)
         super().load_state_dict(state)
         if self.base is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast import engine, ops
-from ebm_fast.engine.run import STRATEGIES, check_count
+from ebm_fast.engine.run import STRATEGIES, check_count, check_sampler
 from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
 from ebm_fast.objectives.initial import Init, InitialStates
@@ -59,7 +59,7 @@ def contrastive_divergence_loss(
 class ContrastiveDivergence:
     """L = E_data E(x) - E_{p^K} E(x): chains start at the data and take K steps of the sampler (CD-K).
 
-    `objective(batch)` returns (loss, metrics); batch is x (n, *event), or (x, y) for an energy E(x, y=labels). The
+    `objective(batch)` returns (loss, metrics); batch is x (n, *event) or (x,), or (x, y) for an energy E(x, y=labels). The
     loss is an ordinary scalar; metrics are detached scalars on the device: energy_data, energy_samples, their gap
     (samples minus data), grad_norm (mean ||grad_x E|| along the chain, of samplers that use gradients), and the added
     terms where there are any.
@@ -91,6 +91,8 @@ class ContrastiveDivergence:
         strategy: str = "auto",
         backend: str | None = None,
     ) -> None:
+        if not callable(energy) or isinstance(energy, type):
+            raise TypeError(f"energy: expected a callable (n, *event) -> (n,), got {energy!r}")
         check_count(num_steps, "num_steps", 1)
         seed = ops.fresh_seed() if seed is None else seed
         checks.counter(seed, 0, chain_offset, None, torch.empty(1, device="meta"))
@@ -115,6 +117,7 @@ class ContrastiveDivergence:
             raise TypeError(
                 f"sampler: kl_weight and entropy_weight need Langevin without momentum or schedule, got {sampler}"
             )
+        check_sampler(sampler)
         self.energy, self.sampler, self.num_steps = energy, sampler, num_steps
         self.energy_l2, self.kl_weight, self.entropy_weight = energy_l2, kl_weight, entropy_weight
         self.data_noise, self.seed, self.chain_offset = data_noise, seed, chain_offset
@@ -230,7 +233,8 @@ class ContrastiveDivergence:
         return {"seed": self.seed, "iteration": self.iteration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved."""
+        """Continue as the objective that was saved; ValueError for the state of something else."""
+        checks.entries(state, "seed", "iteration")
         self.seed, self.iteration = int(state["seed"]), int(state["iteration"])
 
 
@@ -245,6 +249,8 @@ class PersistentCD(ContrastiveDivergence):
 
     def __init__(self, energy: Callable[..., Tensor], sampler: Any, buffer: Buffer, **options: Any) -> None:
         super().__init__(energy, sampler, **options)
+        if not all(hasattr(buffer, name) for name in ("samples", "num_classes", "draw", "write")) or isinstance(buffer, type):
+            raise TypeError(f"buffer: expected a ReplayBuffer, or an object with its draw and write, got {buffer!r}")
         self.buffer = buffer
 
     def _start(self, out: Tensor, data: Tensor, y: Tensor | None) -> None:
@@ -267,6 +273,7 @@ class PersistentCD(ContrastiveDivergence):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the objective that was saved."""
+        checks.entries(state, "seed", "iteration", "buffer")
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
 
@@ -294,12 +301,19 @@ class ShortRunMLE(ContrastiveDivergence):
 
 
 def _split(batch: Batch) -> tuple[Tensor, Tensor | None]:
-    data, y = (batch, None) if isinstance(batch, Tensor) else batch
-    if not isinstance(data, Tensor) or not data.is_floating_point() or data.dim() < 2 or len(data) == 0:
+    """States and labels of x, (x,) or (x, y), lists as well as tuples: what loaders of one or two tensors yield."""
+    parts = batch if isinstance(batch, (list, tuple)) else (batch,)
+    data, y = (*parts, None)[:2] if parts else (None, None)
+    if not 1 <= len(parts) <= 2 or not isinstance(data, Tensor) or not isinstance(y, Tensor | None):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        got = f"a {type(batch).__name__} of {len(parts)} ({kinds})" if parts is batch else type(batch).__name__
+        raise ValueError(f"batch: expected x or (x, y), tensors of states and labels, got {got}")
+    if not data.is_floating_point() or data.dim() < 2 or len(data) == 0:
         raise ValueError(
             "batch: expected floating-point states (n, *event) with n >= 1, alone or with labels, got "
-            + (f"{data.dtype} {tuple(data.shape)}" if isinstance(data, Tensor) else type(data).__name__)
+            f"{data.dtype} {tuple(data.shape)}"
         )
-    if y is not None and len(y) != len(data):
-        raise ValueError(f"batch: expected a label for each of {len(data)} states, got {len(y)}")
+    if y is not None and (y.dim() == 0 or len(y) != len(data)):
+        got = "a single number" if y.dim() == 0 else f"{len(y)}"
+        raise ValueError(f"batch: expected a label for each of {len(data)} states, got {got}")
     return data.detach().contiguous(), y

@@ -64,5 +64,6 @@ class CountedObjective:
         return {"seed": self.seed, "iteration": self.iteration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved."""
+        """Continue as the objective that was saved; ValueError for the state of something else."""
+        checks.entries(state, "seed", "iteration")
         self.seed, self.iteration = int(state["seed"]), int(state["iteration"])

@@ -207,6 +207,7 @@ class ImplicitVAE(CountedObjective):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the objective that was saved."""
+        checks.entries(state, "seed", "iteration", "score_iteration", "score")
         super().load_state_dict(state)
         self.score_iteration = int(state["score_iteration"])
         if isinstance(self.score.model, nn.Module):

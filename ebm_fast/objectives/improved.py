@@ -24,6 +24,7 @@ def differentiable_last_step(
     """x_K = x_{K-1} - s grad E_theta(x_{K-1}) + n z: the engine's step, as a function of theta; and the gradient.
 
     x_{K-1} is a constant, as in the paper, so that d x_K / d theta = -s d grad E / d theta where nothing is clipped.
+    With a preconditioner P it is s P in place of s and n sqrt(P) in place of n.
     The noise is the one the engine would draw for (seed, step).
     """
 
@@ -31,7 +32,11 @@ def differentiable_last_step(
         return coefficient.view(-1, *[1] * (x.dim() - 1)) if isinstance(coefficient, Tensor) else coefficient
 
     s, n = per_chain(sampler.step_size), per_chain(sampler.noise_std)
-    n = (2.0 * s * sampler.temperature) ** 0.5 if n is None else n
+    n = (2.0 * s * per_chain(sampler.temperature)) ** 0.5 if n is None else n
+    if sampler.preconditioner is not None:
+        arithmetic = torch.float64 if x.dtype == torch.float64 else torch.float32
+        scale = sampler.preconditioner.detach().to(x.device, arithmetic).sqrt()
+        s, n = s * scale.square(), n * scale
     noise = ops.normal_(
         torch.empty_like(x), seed=seed, step=step, purpose="langevin", chain_offset=chain_offset
     )
@@ -39,6 +44,7 @@ def differentiable_last_step(
     after = last if sampler.clamp_after == "last" else sampler.clamp_after
 
     def clamped(y: Tensor, part: str) -> Tensor:
+        y = y.to(x.dtype)  # coefficients in float32 make more of a 16-bit state
         return y.clamp(*sampler.clamp) if sampler.clamp is not None and after in (part, "both") else y
 
     y = clamped(x + n * noise, "noise") if sampler.order == "noise" else x

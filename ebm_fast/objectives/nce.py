@@ -173,6 +173,7 @@ class NoiseObjective(CountedObjective):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the objective that was saved; ValueError where it has another log Z."""
+        checks.entries(state, "seed", "iteration", "noise")
         load_log_z(self.log_z, state)
         super().load_state_dict(state)
         self.noise.load_state_dict(state["noise"])

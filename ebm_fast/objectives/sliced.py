@@ -162,6 +162,7 @@ class FiniteDifferenceScoreMatching(SlicedScoreMatching):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the objective that was saved."""
+        checks.entries(state, "seed", "iteration", "is_energy")
         super().load_state_dict(state)
         self.score.is_energy = state["is_energy"]
 

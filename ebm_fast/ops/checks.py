@@ -126,6 +126,14 @@ def number(value: Any, name: str, *, low: float = -math.inf, infinite: bool = Fa
     raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
+def entries(state: Any, *names: str) -> None:
+    """A saved state that holds these entries: one of another kind of object does not."""
+    found = list(state) if hasattr(state, "keys") else None
+    if found is None or any(name not in found for name in names):
+        got = f"a {type(state).__name__}" if found is None else ", ".join(map(str, found)) or "nothing"
+        raise ValueError(f"state: expected one with {', '.join(names)}, got {got}")
+
+
 def exact_state(x: Any, name: str) -> None:
     """A state of a sampler that accepts and rejects: rounding it to 16 bits would break detailed balance."""
     if isinstance(x, Tensor) and x.dtype in (torch.bfloat16, torch.float16):

@@ -1,4 +1,4 @@
-"""Two players in one loop: the generator's steps and then the energy's loss, as one objective that `Trainer` takes."""
+"""Two players in one loop: the second player's steps and then the first one's loss, as one objective that `Trainer` takes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast.engine.run import check_count
+from ebm_fast.ops import checks
+from ebm_fast.training.parts import second_player
 
 
 class Alternating:
-    """phi <- optimizer(phi, grad of the generator's loss), `steps` times; then the loss of the energy on the same batch.
+    """phi <- optimizer(phi, grad of the second player's loss), `steps` times; then the loss of the energy on the same batch.
 
-    With `every` above 1 the generator takes its turn in iterations 0, every, 2 every, ... alone.
+    With `every` above 1 the second player takes its turn in iterations 0, every, 2 every, ... alone.
 
-    `objective`: one with `generator_loss(batch)` and `generator_parameters()`, such as `FlowContrastive`; `optimizer` holds the
-    latter. The energy's own optimiser is that of the loop. metrics: those of the energy, and of the generator's last step under
-    names that begin with generator_. `state_dict()` holds both, so that a resumed run goes on to the same bits.
+    `objective`: one with `generator_loss(batch)` and `generator_parameters()`, such as `FlowContrastive`, or with
+    `score_loss(batch)` and `score_parameters()`, such as `ImplicitVAE`; `optimizer` holds the latter. The first player's own
+    optimiser is that of the loop. metrics: those of the first, and of the second player's last step under names that begin
+    with generator_ or score_. `state_dict()` holds both, so that a resumed run goes on to the same bits.
     Raises TypeError for an objective without a second player, ValueError for `steps` or `every` below 1.
     """
 
     def __init__(self, objective: Any, optimizer: torch.optim.Optimizer, *, steps: int = 1, every: int = 1) -> None:
-        if not callable(getattr(objective, "generator_loss", None)):
+        player = second_player(objective)
+        if player is None:
             raise TypeError(
-                f"objective: expected one with a generator_loss, got {type(objective).__name__}; others need no Alternating"
+                f"objective: expected one with a generator_loss or score_loss, got {type(objective).__name__}; others need no "
+                "Alternating"
             )
+        self._loss, _, self._prefix = player
         check_count(steps, "steps", 1)
         check_count(every, "every", 1)
         self.objective, self.optimizer, self.steps, self.every = objective, optimizer, steps, every
@@ -34,16 +40,22 @@ class Alternating:
 
     def __call__(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         for _ in range(self.steps if self.objective.iteration % self.every == 0 else 0):
-            loss, told = self.objective.generator_loss(batch)
+            loss, told = getattr(self.objective, self._loss)(batch)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            self._told = {"generator_loss": loss.detach(), **{f"generator_{name}": t for name, t in told.items()}}
+            named = {name if name.startswith(self._prefix) else self._prefix + name: t for name, t in told.items()}
+            self._told = {self._loss: loss.detach(), **named}
         loss, metrics = self.objective(batch)
         return loss, {**metrics, **self._told}
 
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Those that are stepped here."""
+        return (self.optimizer,)
+
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The energy's."""
+        """The first player's."""
         return self.objective.parameters()
 
     def reseed(self, draw: Callable[[int], int]) -> None:
@@ -55,7 +67,7 @@ class Alternating:
         self.objective.finish_checks()
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the objective, and of the generator's optimiser."""
+        """Of the objective, and of the second player's optimiser."""
         return {
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -64,6 +76,7 @@ class Alternating:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the one that was saved."""
+        checks.entries(state, "objective", "optimizer", "told")
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._told = dict(state["told"])

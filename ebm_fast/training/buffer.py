@@ -76,7 +76,8 @@ class ReplayBuffer:
         check_count(n, "n")
         limit = self.size if y is None or self.num_classes is None else self.size // self.num_classes
         if not 1 <= n <= limit:
-            raise ValueError(f"n: expected 1..{limit} (slots {'' if y is None else 'of one class'}), got {n}")
+            each = "" if limit == self.size else f" for each of its {self.num_classes} classes"
+            raise ValueError(f"n: expected 1..{limit}, because the buffer has {limit} slots{each}; got a batch of {n}")
         if y is not None:
             self._check_labels(y, n)
         x = self.samples.new_empty(n, *self.event_shape) if out is None else out
@@ -162,11 +163,12 @@ class ReplayBuffer:
         self.samples.index_copy_(0, slots, x)
 
     def state_dict(self) -> dict[str, Any]:
-        """The chains, and the seed and number of the draws."""
-        return {"samples": self.samples, "seed": self.seed, "num_draws": self.num_draws}
+        """A copy of the chains, and the seed and number of the draws."""
+        return {"samples": self.samples.clone(), "seed": self.seed, "num_draws": self.num_draws}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the buffer that was saved; ValueError when it holds other events."""
+        checks.entries(state, "samples", "seed", "num_draws")
         samples = state["samples"]
         if samples.shape != self.samples.shape or samples.dtype != self.samples.dtype:
             raise ValueError(

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebm_fast.ops import checks
+
 
 class EMA:
     """avg <- d_t avg + (1 - d_t) theta, with d_t = min(decay, (1 + t) / (10 + t)) in the t-th update when `warmup`.
@@ -65,11 +67,12 @@ class EMA:
         return [parameters[name] for name in self.average]
 
     def state_dict(self) -> dict[str, Any]:
-        """Averages by parameter name, and the number of updates."""
-        return {"num_updates": self.num_updates, "average": dict(self.average)}
+        """Copies of the averages by parameter name, and the number of updates."""
+        return {"num_updates": self.num_updates, "average": {name: t.clone() for name, t in self.average.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copy a state of a module with the same parameters."""
+        checks.entries(state, "num_updates", "average")
         _require_same(self.average, state["average"], "state")
         torch._foreach_copy_(list(self.average.values()), [state["average"][name] for name in self.average])
         self.num_updates = int(state["num_updates"])

@@ -20,6 +20,7 @@ class Writer(Protocol):
 class RunLog:
     """`write(iteration, values)` adds a row to `directory`/log.csv and a point to every curve in `directory`/tensorboard/.
 
+    Metrics that come later, with another objective after a resume, get columns of their own; what a row does not know is empty.
     `tensorboard`: True, or a writer of the user's own, which is given each point and never closed. Without a directory there is
     no log.csv. Raises ValueError for True without a directory, TypeError for no writer, ModuleNotFoundError where the
     package tensorboard is missing.
@@ -33,6 +34,7 @@ class RunLog:
                 f"tensorboard: expected True, False or a writer with add_scalar, got {type(tensorboard).__name__}"
             )
         self.directory = directory
+        self._columns: list[str] = []  # of log.csv, once they are known
         self._makes_writer = tensorboard is True
         self._writer: Any = None if isinstance(tensorboard, bool) else tensorboard
         if self._makes_writer:
@@ -42,7 +44,7 @@ class RunLog:
         """Drop what is known of later iterations: a killed run's rows, a half-written one among them, or a roll-back's."""
         if self.directory is not None:
             self.directory.mkdir(parents=True, exist_ok=True)
-            _trim(self.directory / "log.csv", iteration)
+            self._columns = _trim(self.directory / "log.csv", iteration)
         if self._makes_writer:
             self.close()
             assert self.directory is not None
@@ -52,11 +54,12 @@ class RunLog:
     def write(self, iteration: int, values: dict[str, float]) -> None:
         """One row, one point of each curve."""
         if self.directory is not None:
-            with (self.directory / "log.csv").open("a", newline="") as file:
-                writer = csv.DictWriter(file, ["iteration", *values])
-                if file.tell() == 0:
-                    writer.writeheader()
-                writer.writerow({"iteration": iteration, **values})
+            row = {"iteration": iteration, **values}
+            path = self.directory / "log.csv"
+            if new := [name for name in row if name not in self._columns]:
+                self._columns = _widen(path, new)
+            with path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, iteration)
@@ -87,9 +90,28 @@ def _summary_writer() -> Any:
     return SummaryWriter
 
 
-def _trim(path: Path, iteration: int) -> None:
-    rows = list(csv.reader(path.read_text().splitlines())) if path.is_file() else []
+def _trim(path: Path, iteration: int) -> list[str]:
+    """Drop the rows of later iterations, and what is no whole row; the columns that are left."""
+    rows = _rows(path)
     kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= iteration]
+    table = rows[:1] + kept if kept else []
+    _replace(path, table)
+    return table[0] if table else []
+
+
+def _widen(path: Path, new: list[str]) -> list[str]:
+    """Add columns, empty in the rows that are there; all columns."""
+    rows = _rows(path)
+    columns = list(dict.fromkeys([*(rows[0] if rows else []), *new]))
+    _replace(path, [columns, *(row + [""] * (len(columns) - len(row)) for row in rows[1:])])
+    return columns
+
+
+def _rows(path: Path) -> list[list[str]]:
+    return list(csv.reader(path.read_text().splitlines())) if path.is_file() else []
+
+
+def _replace(path: Path, table: list[list[str]]) -> None:
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows[:1] + kept if kept else [])
+    csv.writer(text).writerows(table)
     write_atomically(path, text.getvalue().encode())

@@ -39,7 +39,8 @@ class DivergenceMonitor:
         check_every: iterations from one look to the next. Each look waits for the device once.
 
     The number of iterations lost is at most that between two snapshots, `Trainer(checkpoint_every=)`. `history` holds
-    (iteration, iteration returned to, reason) of every roll-back. Raises TypeError or ValueError naming the argument.
+    (iteration, iteration returned to, reason) of every roll-back. Raises TypeError or ValueError naming the argument, in the
+    first look for names in `bounds` and `watch` that are no metrics.
     """
 
     def __init__(
@@ -70,10 +71,12 @@ class DivergenceMonitor:
         self.num_rollbacks = 0
         self.history: list[tuple[int, int, str]] = []
         self._recent: dict[str, deque[float]] = {}
+        self._looked = False
 
     def check(self, metrics: Mapping[str, Tensor], parameters: Iterable[Tensor]) -> None:
-        """Raise `Diverged`, saying what is wrong, or take the metrics into their ranges."""
+        """Raise `Diverged`, saying what is wrong, or take the metrics into their ranges; ValueError for names it never finds."""
         values = self._read(metrics, list(parameters))
+        self._require_known(values)
         wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
         for name, (low, high) in self.bounds.items():
             if name in values and not low <= values[name] <= high:
@@ -84,6 +87,14 @@ class DivergenceMonitor:
             raise Diverged("; ".join(wrong))
         for name, value in watched.items():
             self._recent.setdefault(name, deque(maxlen=self.window)).append(value)
+
+    def _require_known(self, values: Mapping[str, float]) -> None:
+        """In the first look every name must be a metric; some are not told in every iteration."""
+        for argument, names in (("bounds", self.bounds), ("watch", self.watch or ())):
+            unknown = [name for name in names if name not in values]
+            if unknown and not self._looked:
+                raise ValueError(f"{argument}: expected some of the metrics {', '.join(values)}; got {', '.join(unknown)}")
+        self._looked = True
 
     @staticmethod
     def _read(metrics: Mapping[str, Tensor], parameters: list[Tensor]) -> dict[str, float]:
@@ -115,7 +126,8 @@ class DivergenceMonitor:
         `num_rollbacks` is here that of the state: a learning rate that it has lowered already is not lowered twice.
         """
         factor = self.learning_rate_factor ** (count - self.num_rollbacks)
-        for group in optimizer.param_groups:
+        optimizers = [optimizer, *getattr(objective, "optimizers", ())]  # of two players: of each
+        for group in (group for each in optimizers for group in each.param_groups):
             group["lr"] = group["lr"] * factor  # a new tensor where the rate is one
             if "initial_lr" in group:
                 group["initial_lr"] *= factor
@@ -131,6 +143,7 @@ class DivergenceMonitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the monitor that was saved."""
+        checks.entries(state, "num_rollbacks", "history", "recent")
         self.num_rollbacks = int(state["num_rollbacks"])
         self.history = [tuple(entry) for entry in state["history"]]
         self._recent = {name: deque(values, maxlen=self.window) for name, values in state["recent"].items()}

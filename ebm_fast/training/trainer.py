@@ -14,6 +14,14 @@ from ebm_fast.training.checkpoint import latest_checkpoint
 from ebm_fast.training.ema import EMA
 from ebm_fast.training.log import RunLog, Writer
 from ebm_fast.training.monitor import DivergenceMonitor
+from ebm_fast.training.parts import (
+    held_by,
+    is_finite,
+    not_finite,
+    require_methods,
+    require_one_player,
+    warn_of_left_out,
+)
 from ebm_fast.training.snapshots import Snapshots
 
 
@@ -50,6 +58,7 @@ class Trainer:
     `callbacks`: called as f(trainer, metrics) after each iteration, before its checkpoint.
     `resume()` continues from the last checkpoint: model, optimiser, schedule, EMA, objective (buffer, counters),
     batches, torch's generators, monitor and log are then those of the uninterrupted run, bit for bit.
+    Raises TypeError or ValueError naming the argument; warns of parameters of the objective that `optimizer` lacks.
     """
 
     def __init__(
@@ -94,7 +103,9 @@ class Trainer:
             name: part for name, part in optional.items() if part is not None
         }
         for name, part in self._parts.items():
-            _require_methods(name, part)
+            require_methods(name, part)
+        require_one_player(objective)
+        warn_of_left_out(module, objective, optimizer)
         self._log = RunLog(self.directory, tensorboard)
         self._snapshots = Snapshots(self.directory, keep)
         self._begun = False  # once the run owns what is in its directory
@@ -104,7 +115,8 @@ class Trainer:
         """Train until `num_iterations` iterations are done in all, those before a resume included.
 
         Raises FileExistsError rather than mix a new run with the checkpoints of another, and FloatingPointError where numbers
-        are not finite, with a monitor only where its roll-backs did not help.
+        are not finite, parameters and gradients before a checkpoint among them, with a monitor only where its roll-backs did not
+        help. What is on the disk is then the last good checkpoint.
         """
         from tqdm.auto import tqdm
 
@@ -154,7 +166,11 @@ class Trainer:
         return {"loss": loss.detach(), **metrics}
 
     def _parameters(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+        return held_by([self.optimizer])
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """That of the loop, and those that the objective steps by itself."""
+        return [self.optimizer, *getattr(self.objective, "optimizers", ())]
 
     def _check(self, metrics: dict[str, Tensor], due: bool) -> None:
         """FloatingPointError where this iteration is not to be built upon; a snapshot only ever follows a look."""
@@ -163,11 +179,15 @@ class Trainer:
             self.objective.finish_checks()
         if self.monitor is not None and (due or looks):
             self.monitor.check(metrics, self._parameters())
+        # A loss that is finite may have a gradient that is not; the next iteration would notice, behind the checkpoint.
+        if due and (wrong := not_finite(self.module, self.objective, self._optimizers())):
+            told = ", ".join(wrong[:3] + ["..."] * (len(wrong) > 3))
+            raise FloatingPointError(f"not finite: {told}, after iteration {self.iteration + 1}, which is not kept")
 
     def _roll_back(self, error: FloatingPointError, batch: Any) -> None:
         """Return to the last snapshot, or to the one before where that was tried already, and begin again with new seeds."""
         monitor, failed = self.monitor, self.iteration + 1
-        if monitor is None or not _is_finite(batch):
+        if monitor is None or not is_finite(batch):
             raise error
         count, history = monitor.num_rollbacks + 1, monitor.history
         if count > monitor.max_rollbacks:
@@ -228,25 +248,15 @@ class Trainer:
                 f"{self.directory}: expected the state of {sorted(self._parts)}, found {sorted(state['parts'])}"
             )
         for name in self._parts.keys() - set(but):
-            self._parts[name].load_state_dict(state["parts"][name])
+            try:
+                self._parts[name].load_state_dict(state["parts"][name])
+            except (KeyError, ValueError) as error:
+                kind = type(self._parts[name]).__name__
+                reason = f"no entry {error}" if isinstance(error, KeyError) else error
+                raise ValueError(f"{self.directory}: what was saved of {name} does not fit this {kind}: {reason}") from error
         for device, generator in state["generators"].items():
             torch.set_rng_state(generator) if device == "cpu" else torch.cuda.set_rng_state(generator, device)
         self.iteration = state["iteration"]
-
-
-def _require_methods(name: str, part: Any) -> None:
-    wanted = ["state_dict", "load_state_dict"]
-    wanted += {"batches": ["__next__"], "objective": ["__call__", "finish_checks"]}.get(name, [])
-    missing = [method for method in wanted if not callable(getattr(part, method, None))]
-    if missing:
-        hint = "; wrap the data in a BatchStream" if name == "batches" else ""
-        raise TypeError(f"{name}: expected an object with {', '.join(missing)}, got {type(part).__name__}{hint}")
-
-
-def _is_finite(batch: Any) -> bool:
-    """Whether a batch, a tensor or a sequence of tensors, holds numbers: bad data is no matter of luck."""
-    tensors = [batch] if isinstance(batch, Tensor) else [part for part in batch if isinstance(part, Tensor)]
-    return all(bool(t.isfinite().all()) for t in tensors)
 
 
 def _finishes(objective: Objective) -> bool:

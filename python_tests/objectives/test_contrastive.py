@@ -14,7 +14,7 @@ from ebm_fast import HMC, Langevin, energies, engine
 from ebm_fast.engine import ChainState, EnergyFunction
 from ebm_fast.models import ConvNetEnergy
 from ebm_fast.objectives import ContrastiveDivergence, PersistentCD, ShortRunMLE, contrastive_divergence_loss
-from ebm_fast.training import ReplayBuffer
+from ebm_fast.training import BatchStream, ReplayBuffer
 
 STEP = 0.1
 LANGEVIN = Langevin(step_size=STEP)
@@ -352,6 +352,16 @@ def test_what_is_not_finite_is_named_and_spares_the_buffer():
     assert torch.equal(buffer.samples, before)
 
 
+def test_what_loaders_of_one_tensor_yield_is_a_batch_of_states():
+    x = torch.randn(16, 1)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), 16)
+    stream = BatchStream([x], 16, seed=1)
+    for batch in (next(iter(loader)), next(stream)):
+        assert len(batch) == 1
+        pair = [ContrastiveDivergence(Gaussian(), LANGEVIN, num_steps=2, seed=0)(b)[0] for b in (batch, batch[0])]
+        assert torch.equal(*pair)
+
+
 def test_bad_arguments():
     for error, options in (
         (ValueError, {"num_steps": 0}),
@@ -370,15 +380,41 @@ def test_bad_arguments():
         for bad in (-1.0, math.nan, math.inf):
             with pytest.raises(ValueError, match=name):
                 ContrastiveDivergence(Gaussian(), LANGEVIN, num_steps=1, **{name: bad})
+    for energy in (None, 3.0, nn.Linear):
+        with pytest.raises(TypeError, match="energy: expected a callable"):
+            ContrastiveDivergence(energy, LANGEVIN, num_steps=1)
+    for sampler in (None, "langevin", Langevin):
+        with pytest.raises(TypeError, match="sampler must be a sampler"):
+            ContrastiveDivergence(Gaussian(), sampler, num_steps=1)
+    for buffer in (None, torch.ones(10, 1), ReplayBuffer):
+        with pytest.raises(TypeError, match="buffer: expected a ReplayBuffer"):
+            PersistentCD(Gaussian(), LANGEVIN, buffer, num_steps=1)
+    buffer = ReplayBuffer(10, (1,), init=("normal", 1.0))
+    with pytest.raises(ValueError, match=r"n: expected 1\.\.10, because the buffer has 10 slots; got a batch of 11"):
+        PersistentCD(Gaussian(), LANGEVIN, buffer, num_steps=1)(torch.ones(11, 1))
     with pytest.raises(TypeError, match=r"energy: .* torch module"):
         ContrastiveDivergence(lambda x: x.sum(1), LANGEVIN, num_steps=1, kl_weight=1.0)
     for sampler in (Langevin(step_size=0.1, momentum=0.5), Langevin(step_size=(0.1, 0.2)), object()):
         with pytest.raises(TypeError, match="without momentum or schedule"):
             ContrastiveDivergence(Gaussian(), sampler, num_steps=1, kl_weight=1.0)
     objective = ContrastiveDivergence(Gaussian(), LANGEVIN, num_steps=1)
-    for batch in (torch.ones(3), torch.ones(0, 1), torch.ones(3, 1, dtype=torch.int64), ["no tensor", None]):
-        with pytest.raises(ValueError, match="batch"):
+    for batch in (torch.ones(3), torch.ones(0, 1), torch.ones(3, 1, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="batch: expected floating-point states"):
             objective(batch)
+    x = torch.ones(3, 1)
+    for batch, got in (
+        (x.numpy(), "ndarray"),
+        ({"x": x}, "dict"),
+        (["no tensor", None], r"a list of 2 \(str, NoneType\)"),
+        ((x, [0, 1, 2]), r"a tuple of 2 \(Tensor, list\)"),
+        ([x, x, x], "a list of 3"),
+        ([], "a list of 0"),
+        (None, "NoneType"),
+    ):
+        with pytest.raises(ValueError, match=rf"batch: expected x or \(x, y\).*, got {got}"):
+            objective(batch)
+    with pytest.raises(ValueError, match="a label for each of 3 states, got a single number"):
+        objective((x, torch.tensor(1)))
     with pytest.raises(ValueError, match="a label for each of 3 states, got 2"):
         objective((torch.ones(3, 1), torch.zeros(2)))
     buffer = ReplayBuffer(10, (2,), init=("normal", 1.0))

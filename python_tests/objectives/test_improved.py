@@ -35,6 +35,8 @@ OPTIONS = [
             {"grad_clip": 0.4, "prior_precision": 0.5},
             {"grad_clip_norm": 0.8, "noise_std": (0.1, 0.5)},
             {"step_size": (0.0, 0.4), "temperature": 0.5},
+            {"preconditioner": (0.5, 2.0), "prior_precision": 0.5, "grad_clip_norm": 0.8},
+            {"temperature": (0.1, 2.0), "preconditioner": (0.5, 2.0)},
         ],
     )
 ]
@@ -42,10 +44,10 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_last_step_is_the_engine_s(options):
-    """A pair in the options stands for a tensor of one value a chain."""
+    """A pair in the options stands for a tensor of one value a chain, or a coordinate for the preconditioner."""
+    sizes = {"step_size": 64, "noise_std": 64, "temperature": 64, "preconditioner": 3}
     options = {
-        k: torch.linspace(*v, 64) if k in ("step_size", "noise_std") and isinstance(v, tuple) else v
-        for k, v in options.items()
+        k: torch.linspace(*v, sizes[k]) if k in sizes and isinstance(v, tuple) else v for k, v in options.items()
     }
     energy, sampler = Quartic().double(), Langevin(**{"step_size": 0.2, **options})
     x = torch.randn(64, 3, dtype=torch.float64).clamp(-0.5, 1.0)
@@ -57,7 +59,9 @@ def test_last_step_is_the_engine_s(options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"order": "noise"}, {"clamp": (-0.5, 1.0)}, {"grad_clip_norm": 0.5}], ids=str
+    "options",
+    [{}, {"order": "noise"}, {"clamp": (-0.5, 1.0)}, {"grad_clip_norm": 0.5}, {"preconditioner": torch.tensor([0.5, 1.0, 2.0])}],
+    ids=str,
 )
 def test_kl_gradient_by_finite_differences(options):
     """d/d theta of E_frozen(x_K(theta)): the parameters move in the step alone, not in the outer energy."""

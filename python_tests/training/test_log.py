@@ -83,6 +83,24 @@ def test_a_run_that_rolled_back_draws_every_point_once(tmp_path):
     assert [step for step, _ in found["loss"]] == list(range(1, 11))
 
 
+def test_metrics_that_change_after_a_resume_have_columns_of_their_own(tmp_path):
+    """Clipping adds a metric, and is left out again; each number stays under its name."""
+    trainer(tmp_path).fit(4)
+    going_on = trainer(tmp_path, grad_clip=1.0)
+    assert going_on.resume()
+    going_on.fit(8)
+    trainer_without = trainer(tmp_path)
+    assert trainer_without.resume()
+    trainer_without.fit(9)
+    with (tmp_path / "log.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [int(row["iteration"]) for row in table] == list(range(1, 10))
+    assert all(None not in row and len(row) == len(table[0]) for row in table)
+    assert [bool(row["parameter_grad_norm"]) for row in table] == [False] * 4 + [True] * 4 + [False]
+    assert all(math.isfinite(float(row[name])) for row in table for name in ("loss", "log_z", "accuracy"))
+    assert all(abs(float(row["accuracy"]) * 64 % 1) < 1e-4 for row in table)  # of 32 data and 32 noise samples
+
+
 def test_a_writer_of_the_users_own():
     class Recorder:
         def __init__(self) -> None:

@@ -46,7 +46,7 @@ def test_what_is_not_finite(where, bad):
 def test_bounds():
     monitor = DivergenceMonitor(bounds={"gap": (-5.0, 5.0), "diverged": (0.0, 0.125)})
     assert looked(monitor, loss=1e30, gap=5.0, diverged=0.125) == ""
-    assert looked(monitor, loss=0.0) == ""  # an objective without these metrics
+    assert looked(monitor, loss=0.0) == ""  # an iteration without these metrics
     assert "gap is -5.1, bounds -5 ... 5" in looked(monitor, gap=-5.1)
     assert "diverged is 0.2" in looked(monitor, gap=0.0, diverged=0.2)
 
@@ -177,6 +177,15 @@ def test_looks_are_taken_before_every_snapshot():
     run = trainer(Watching(check_every=3))
     run.fit(10)
     assert seen == [3, 5, 6, 9, 10]
+
+
+@pytest.mark.parametrize(
+    "options", [{"bounds": {"gqp": (0.0, 1.0)}}, {"watch": ["energy_data", "gqp"]}, {"watch": ["gqp"], "check_every": 2}]
+)
+def test_names_that_are_no_metrics_are_told_in_the_first_look(options):
+    name = "watch" if "watch" in options else "bounds"
+    with pytest.raises(ValueError, match=rf"{name}: expected some of the metrics loss, energy_data, .*; got gqp$"):
+        trainer(DivergenceMonitor(**options)).fit(5)
 
 
 @pytest.mark.parametrize(
