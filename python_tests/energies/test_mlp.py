@@ -196,3 +196,14 @@ def test_normalised_weights_are_read_as_the_network_uses_them():
     mlp.eval()
     native, step = (ef.sample(mlp, ef.Langevin(0.05), x, num_steps=9, seed=1, strategy=name) for name in ("fused", "step"))
     torch.testing.assert_close(native.final, step.final, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dim", "widths"), [(1, (16,)), (33, (512, 17)), (1024, (64,)), (64, (256, 256, 128, 64)), (2, (128, 128))], ids=str
+)
+def test_native_chains_of_any_size_are_those_of_the_module(dim, widths):
+    torch.manual_seed(0)
+    mlp, x = MLPEnergy(dim, widths, "silu"), torch.randn(37, dim)
+    native, step = (ef.sample(mlp, ef.MALA(0.01), x, num_steps=10, seed=1, strategy=name) for name in ("fused", "step"))
+    torch.testing.assert_close(native.final, step.final, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(native.stats.acceptance, step.stats.acceptance, rtol=1e-4, atol=1e-4)
