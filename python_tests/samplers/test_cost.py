@@ -1,14 +1,9 @@
-"""What a step costs: launches, synchronisation, memory."""
+"""What a step costs: launches and synchronisation."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
-import re
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ebm_fast as ef
 from ebm_fast.engine import keep
-from ebm_fast.ops.backend import why_not
 
 
 class Launches(TorchDispatchMode):
@@ -92,70 +86,6 @@ def test_launches_of_a_step(name, monkeypatch):
     of_rows = {op: steps[op] - count for op, count in per_step.items()}
     assert all(0.0 <= more < 0.021 for more in of_rows.values()), steps
     assert sum(extra.values()) + 200 * sum(of_rows.values()) <= 4 * (4 + ROWS.get(name, 0)), (extra, steps)
-
-
-class Leaking:
-    """An energy that keeps numbers of every call, as a list of past states would."""
-
-    def __init__(self):
-        self.kept = []
-
-    def __call__(self, x):
-        self.kept.append(torch.zeros(2_000))  # more than what lies free in a process that has run for long
-        return bowl(x)
-
-
-def memory(field: str) -> int:
-    """KiB, of this process: VmRSS at present, VmHWM at the highest since the last reset."""
-    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
-
-
-def growth(energy, sampler, steps: int, **options) -> int:
-    """KiB by which the peak of the process moves while steps are taken, nothing recorded: least of three runs, since the first
-    may meet memory that earlier tests have freed and broken up."""
-    options = {"record": False, "moments": True, **options}
-    found = []
-    for _ in range(3):
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        state = ef.sample(energy, sampler, torch.randn(16, 3), num_steps=400, seed=1, **options).state
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is that from here on
-        except OSError as error:
-            pytest.skip(f"the peak cannot be reset: {error}")
-        before = memory("VmRSS")
-        ef.sample(energy, sampler, resume=state, num_steps=steps, **options)
-        found.append(memory("VmHWM") - before)
-    return min(found)
-
-
-MOVES = {
-    "random walk": ef.RandomWalkMetropolis(0.3), "underdamped": ef.UnderdampedLangevin(0.05), "hmc": ef.HMC(0.1, 1),
-    "langevin": ef.Langevin(0.05),
-}  # fmt: skip
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-class TestMemory:
-    @pytest.mark.parametrize("name", MOVES)
-    def test_step_by_step_it_does_not_grow(self, name):
-        """A leaked tensor a step would be more than 1,000 KiB."""
-        assert growth(bowl, MOVES[name], 2_000, strategy="step") < 1_000
-
-    @pytest.mark.skipif(bool(why_not("cpu")), reason="the extension is not built")
-    @pytest.mark.parametrize("thin", [1, 20_000])
-    @pytest.mark.parametrize("name", MOVES)
-    def test_in_native_chains_it_does_not_grow(self, name, thin):
-        """Energies of 16 chains and their Hamiltonians would be 3,700 KiB."""
-        energy = ef.energies.Gaussian(torch.zeros(3), variance=torch.ones(3))
-        assert growth(energy, MOVES[name], 20_000, strategy="fused", thin=thin) < 700
-
-    def test_a_leak_would_be_seen(self):
-        assert growth(Leaking(), MOVES["random walk"], 2_000, strategy="step") > 5_000
-        if why_not("cpu"):
-            return
-        recorded = {"strategy": "fused", "record_energy": True}
-        assert growth(ef.energies.Gaussian(torch.zeros(3)), MOVES["hmc"], 20_000, **recorded) > 2_000
 
 
 class Reads(TorchDispatchMode):
