@@ -20,10 +20,10 @@ from .state import ChainState, StepInfo
 _DEFINING = ("forward", "energy_and_grad", "grad", "_energy", "_both", "_gradient", "_act", "_rounded")
 
 
-def _describes(energy: Any) -> str:
-    """Why an energy's descriptor cannot be used; empty if it can."""
+def _described(energy: Any) -> tuple[str, str]:
+    """(why an energy's descriptor cannot be used, empty if it can; its kind)."""
     if not callable(getattr(energy, "descriptor", None)):
-        return f"the energy has no descriptor() for the native engine: {type(energy).__name__}"
+        return f"the energy has no descriptor() for the native engine: {type(energy).__name__}", ""
     order = type(energy).__mro__
 
     def definer(name: str) -> int:
@@ -32,21 +32,20 @@ def _describes(energy: Any) -> str:
     described = min(definer("descriptor"), definer("_pack"))
     own = next((name for name in _DEFINING if definer(name) < described), None)
     if own is not None:
-        return f"{type(energy).__name__} defines {own}() anew and not its descriptor"
+        return f"{type(energy).__name__} defines {own}() anew and not its descriptor", ""
     if any(m._forward_hooks or m._forward_pre_hooks for m in (energy.modules() if isinstance(energy, torch.nn.Module) else ())):
-        return "the energy has forward hooks, which the native engine would not call"
+        return "the energy has forward hooks, which the native engine would not call", ""
     if "forward" in vars(energy):
-        return "forward() is defined anew on this instance, and its descriptor is not"
+        return "forward() is defined anew on this instance, and its descriptor is not", ""
     try:
-        energy.descriptor()
+        return "", energy.descriptor().kind
     except ValueError as error:
-        return str(error)
-    return ""
+        return str(error), ""
 
 
 def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any] | None, backend: str | None) -> str:
     """Why this chain cannot be run whole by native code; empty if it can."""
-    reason = _describes(energy)
+    reason, kind = _described(energy)
     if reason:
         return reason
     if condition:
@@ -54,7 +53,7 @@ def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any
     if x.dtype != torch.float32:
         return f"the native engine computes in float32, x has dtype {str(x.dtype).removeprefix('torch.')}"
     plan = getattr(sampler, "why_not_fused", None)
-    if energy.descriptor().kind.startswith(user_energy.PREFIX):  # type: ignore[attr-defined]
+    if kind.startswith(user_energy.PREFIX):
         reason = user_energy.why_not(x.device, backend)
         return reason or (f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x))
     asked, device = wish(backend), x.device.type

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ..engine.state import ChainState
 from ..ops import checks
+from .base import kind_of
 
 # t0 and kappa of Hoffman and Gelman 2014. Their gamma = 0.05 and mu = log 10 e suit the noisy acceptance of one chain. The mean
 # over many chains is a steep function of log e almost without noise, which that gain overshoots tenfold each way, and the
@@ -89,7 +89,7 @@ class Adapter:
 
     def __init__(self, settings: Adaptation, sampler: Any, state: ChainState) -> None:
         self.settings, self.sampler = settings, sampler
-        self.kind = zlib.crc32(type(sampler).__name__.encode())
+        self.kind = kind_of(sampler)
         self.target = settings.target_accept or sampler.target_accept
         n = state.x.shape[0]
         one = settings.per_chain or n == 1

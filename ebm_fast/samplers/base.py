@@ -104,9 +104,14 @@ def changed(energy: Tensor, carried: Tensor, grad: Tensor | None = None, carried
     return bool(other)
 
 
+def kind_of(sampler: Any) -> int:
+    """A number for the kind of a sampler, by which a state remembers whose its parts are."""
+    return zlib.crc32(type(sampler).__name__.encode())
+
+
 def claim_momentum(state: ChainState, sampler: Any) -> None:
     """Drop a momentum that another kind of sampler left: it may be of another temperature."""
-    kind = zlib.crc32(type(sampler).__name__.encode())
+    kind = kind_of(sampler)
     if int(state.extra.get("momentum_of", kind)) != kind:
         state.extra.pop("momentum", None)
     state.extra["momentum_of"] = torch.tensor(kind)
