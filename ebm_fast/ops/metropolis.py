@@ -21,13 +21,15 @@ _TAG = PURPOSES["accept"]
 
 def _impl(x: Tensor, proposal: Tensor, energy: Tensor, proposal_energy: Tensor, grad: Tensor | None, proposal_grad: Tensor | None,
           momentum: Tensor | None, momentum_before: Tensor | None, kinetic: Tensor | None, scale: Tensor | None,
-          log_ratio: Tensor | None, counters: Tensor | None, *args: Any) -> None:  # fmt: skip
+          inverse_factor: Tensor | None, log_ratio: Tensor | None, counters: Tensor | None, *args: Any) -> None:  # fmt: skip
     if not x.shape[0]:
         return
     written = (("x", x), ("energy", energy), ("grad", grad), ("counters", counters),
                ("momentum", None if momentum_before is None else momentum))  # fmt: skip
     checks.refuse_unsafe(written, (("proposal", proposal), ("proposal_energy", proposal_energy), ("proposal_grad", proposal_grad),
                                    ("momentum_before", momentum_before)))  # fmt: skip
+    if inverse_factor is not None and momentum is not None:
+        momentum = (momentum.view(x.shape[0], -1) @ inverse_factor).view(x.shape)
     route("metropolis_", x, args[-1])(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before,
                                       kinetic, scale, log_ratio, counters, *args[:-1])  # fmt: skip
     increment_version([t for _, t in written if t is not None])
@@ -35,9 +37,9 @@ def _impl(x: Tensor, proposal: Tensor, energy: Tensor, proposal_energy: Tensor, 
 
 _op = define(
     "metropolis_(Tensor(a!) x, Tensor proposal, Tensor(b!) energy, Tensor proposal_energy, Tensor(c!)? grad, "
-    "Tensor? proposal_grad, Tensor(d!)? momentum, Tensor? momentum_before, Tensor? kinetic, Tensor? scale, Tensor? log_ratio, "
-    "Tensor(e!)? counters, Tensor? kick_at, Tensor? beta_at, Tensor? rng, float kick, float beta, float max_error, int purpose, "
-    "int seed, int step, int chain_offset, str backend) -> ()",
+    "Tensor? proposal_grad, Tensor(d!)? momentum, Tensor? momentum_before, Tensor? kinetic, Tensor? scale, "
+    "Tensor? inverse_factor, Tensor? log_ratio, Tensor(e!)? counters, Tensor? kick_at, Tensor? beta_at, Tensor? rng, "
+    "float kick, float beta, float max_error, int purpose, int seed, int step, int chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )
@@ -55,6 +57,7 @@ def metropolis_(
     momentum_before: Tensor | None = None,  # (n, *event)
     kinetic: Tensor | None = None,  # (n,)
     scale: Tensor | None = None,  # (*event)
+    inverse_factor: Tensor | None = None,  # (d, d)
     log_ratio: Tensor | None = None,  # (n,)
     counters: Tensor | None = None,  # (n, 5)
     kick: float | Tensor = 0.0,  # () or (n,)
@@ -86,6 +89,8 @@ def metropolis_(
             acceptance probability and the last Hamiltonian beta E + K of the state that is kept.
         kick, beta: numbers, or tensors () or (n,) that are read on the device.
         scale: as in `propose_`.
+        inverse_factor: (R^-1)' (d, d), of x's dtype, of `propose_`'s `factor` R': momentum is then the velocity v after its last
+            kick (`leapfrog_` with drift=0), and K' = |R^-1 v|^2 / 2, by torch's product. Without kick and momentum_before.
         max_error: a proposal with a < -max_error counts as divergent, as does one that is not finite.
         seed, step, chain_offset, rng, generator, backend: as `normal_`.
 
@@ -113,9 +118,14 @@ def metropolis_(
     if (k or k_at is not None) and (momentum is None or proposal_grad is None):
         raise ValueError("kick needs momentum and proposal_grad")
     b, b_at = checks.signed_coefficient(beta, "beta", x)
+    if inverse_factor is not None:
+        checks.square_like(inverse_factor, "inverse_factor", x)
+        if momentum is None or momentum_before is not None or k or k_at is not None or scale is not None:
+            raise ValueError("inverse_factor needs momentum, the velocity, and takes no kick, momentum_before or scale")
     limit = checks.number(max_error, "max_error", low=0.0, infinite=True)
     if seed is None:
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, x)
-    _op(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale, log_ratio,
-        counters, k_at, b_at, rng, k, b, limit, _TAG, signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
+    _op(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale, inverse_factor,
+        log_ratio, counters, k_at, b_at, rng, k, b, limit, _TAG, signed64(seed), step, chain_offset,
+        backend or "auto")  # fmt: skip

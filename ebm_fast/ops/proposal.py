@@ -10,14 +10,20 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from . import checks
-from .backend import route
+from .backend import pick, route
 from .library import define
 from .noise import fresh_seed, signed64
 from .purposes import purpose_tag
 
+# The longest event whose product with the factor is fused, by backend and dtype; above it the library's product is the faster.
+_FUSED_PRODUCT = {
+    ("cpu", torch.float32): 1024, ("cpu", torch.float64): 1024, ("cuda", torch.float32): 256, ("cuda", torch.float64): 256,
+    ("triton", torch.float32): 128, ("triton", torch.float64): 0,
+}  # fmt: skip
+
 
 def _impl(x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, scale: Tensor | None,
-          kinetic: Tensor | None, *args: Any) -> None:  # fmt: skip
+          factor: Tensor | None, kinetic: Tensor | None, *args: Any) -> None:  # fmt: skip
     if not x.numel():
         if kinetic is not None:
             kinetic.zero_()
@@ -26,14 +32,40 @@ def _impl(x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Ten
     checks.refuse_unsafe(
         (("proposal", proposal), ("momentum", momentum), ("kinetic", kinetic)), (("grad", grad), ("x", None if in_place else x))
     )
-    route("propose_", x, args[-1])(x, proposal, momentum, grad, scale, kinetic, *args[:-1])
+    if factor is not None:
+        backend = pick(args[-1], x.device)
+        if backend != "reference" and factor.shape[0] > _FUSED_PRODUCT[backend, x.dtype]:
+            _by_library(backend, x, proposal, momentum, grad, factor, kinetic, *args[:-1])
+            return
+    route("propose_", x, args[-1])(x, proposal, momentum, grad, scale, factor, kinetic, *args[:-1])
+    increment_version([t for t in (proposal, momentum, kinetic) if t is not None])
+
+
+def _by_library(
+    backend: str, x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, factor: Tensor,
+    kinetic: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None, persistence_at: Tensor | None,
+    fresh_at: Tensor | None, rng: Tensor | None, kick: float, drift: float, persistence: float, fresh: float, purpose: int,
+    seed: int, step: int, chain_offset: int,
+) -> None:  # fmt: skip
+    """The same in three passes around torch's product."""
+    z, v = torch.empty_like(x), torch.empty_like(x) if momentum is None else momentum
+    route("propose_", x, backend)(x, None, z, None, None, None, kinetic, None, None, None, None, rng, 0.0, 0.0, 0.0, 1.0,
+                                  purpose, seed, step, chain_offset)  # fmt: skip
+    torch.mm(z.view(x.shape[0], -1), factor.triu(), out=v.view(x.shape[0], -1))
+    q = z if proposal is None else proposal
+    if q.data_ptr() != x.data_ptr():
+        q.copy_(x)
+    if grad is None:
+        grad, kick, kick_at = torch.zeros_like(x), 0.0, None
+    route("leapfrog_", x, backend)(q, v, grad, None, kick_at, drift_at, kick, drift)
     increment_version([t for t in (proposal, momentum, kinetic) if t is not None])
 
 
 _op = define(
-    "propose_(Tensor x, Tensor(a!)? proposal, Tensor(b!)? momentum, Tensor? grad, Tensor? scale, Tensor(c!)? kinetic, "
-    "Tensor? kick_at, Tensor? drift_at, Tensor? persistence_at, Tensor? fresh_at, Tensor? rng, float kick, float drift, "
-    "float persistence, float fresh, int purpose, int seed, int step, int chain_offset, str backend) -> ()",
+    "propose_(Tensor x, Tensor(a!)? proposal, Tensor(b!)? momentum, Tensor? grad, Tensor? scale, Tensor? factor, "
+    "Tensor(c!)? kinetic, Tensor? kick_at, Tensor? drift_at, Tensor? persistence_at, Tensor? fresh_at, Tensor? rng, "
+    "float kick, float drift, float persistence, float fresh, int purpose, int seed, int step, int chain_offset, "
+    "str backend) -> ()",
     _impl,
     lambda *args: None,
 )
@@ -46,6 +78,7 @@ def propose_(
     momentum: Tensor | None = None,  # (n, *event)
     grad: Tensor | None = None,  # (n, *event)
     scale: Tensor | None = None,  # (*event)
+    factor: Tensor | None = None,  # (d, d)
     kinetic: Tensor | None = None,  # (n,)
     kick: float | Tensor = 0.0,  # () or (n,)
     drift: float | Tensor = 0.0,  # () or (n,)
@@ -64,12 +97,19 @@ def propose_(
     kick = e/2 and drift = e this starts a Hamiltonian trajectory, or makes MALA's whole proposal; without `grad` and
     `momentum` it is the random walk x + drift scale z.
 
+    With `factor` = R' of a dense inverse mass M^-1 = R R' (R lower triangular): K = |z|^2 / 2;  v = R z ~ N(0, M^-1);  v <- v -
+    kick u;  proposal <- x + drift v. What is carried is then the velocity v = M^-1 p, which u = M^-1 g kicks: that product is
+    the caller's (`torch.matmul`, which a kernel of ours does not beat), and what follows are the passes of a unit mass. See
+    `inverse_factor` of `metropolis_`.
+
     Args:
         x: state (n, *event), float32 or float64, contiguous; read (`proposal` may be x itself).
         proposal: written, like x; None leaves positions alone (a refreshment of the momentum only).
         momentum: p, like x, updated in place (read only where c != 0); None where nobody needs it afterwards and c = 0.
         grad: g, gradient of the energy at x, like x; None for no kick.
         scale: sigma (*event), like an event of x, shared by all chains; None for 1.
+        factor: R' (d, d), d the number of elements of an event, of x's dtype: upper triangular, what lies below the diagonal is
+            not used. In place of `scale`, and without persistence; `momentum` is v and `grad` is u.
         kinetic: K, float64 (n,), written; summed in float64 in an order that depends on the event alone.
         kick, drift: numbers, or tensors () or (n,) that are read on the device.
         persistence: c in [-1, 1], likewise; 0 draws the momentum afresh. A tensor's range is not looked at: beyond 1 is NaN.
@@ -83,6 +123,10 @@ def propose_(
     checks.exact_state(x, "x")
     checks.all_like(x, (("proposal", proposal), ("momentum", momentum), ("grad", grad)))
     checks.event_like(scale, "scale", x)
+    if factor is not None:
+        checks.square_like(factor, "factor", x)
+        if scale is not None:
+            raise ValueError("give scale (diagonal) or factor (dense), not both")
     checks.chain_numbers(kinetic, "kinetic", x)
     k, k_at = checks.signed_coefficient(kick, "kick", x)
     d, d_at = checks.signed_coefficient(drift, "drift", x)
@@ -91,9 +135,11 @@ def propose_(
         raise ValueError(f"persistence must be in [-1, 1], got {persistence!r}")
     if (c or c_at is not None) and momentum is None:
         raise ValueError(f"persistence={persistence} needs momentum, a tensor like x that carries it from call to call")
+    if (c or c_at is not None) and factor is not None:
+        raise ValueError(f"factor draws the velocity afresh, so it takes no persistence, got {persistence!r}")
     n_at = None if c_at is None else (1.0 - c_at.double().square()).sqrt().to(c_at.dtype)
     if seed is None:
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, x)
-    _op(x, proposal, momentum, grad, scale, kinetic, k_at, d_at, c_at, n_at, rng, k, d, c, math.sqrt(1.0 - c * c),
+    _op(x, proposal, momentum, grad, scale, factor, kinetic, k_at, d_at, c_at, n_at, rng, k, d, c, math.sqrt(1.0 - c * c),
         purpose_tag(purpose), signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip

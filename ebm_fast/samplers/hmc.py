@@ -41,7 +41,7 @@ def _check_temperature(temperature: Any) -> None:
         raise ValueError("temperature must be above 0 for a sampler with a momentum; Langevin and random walks can freeze")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HMC(AcceptRejectSampler):
     """L leapfrog steps of size e on H(x, p) = E(x) / T + p M^-1 p / 2 from p ~ N(0, M);  accepted with probability
     min(1, exp(H - H')).
@@ -105,7 +105,7 @@ class HMC(AcceptRejectSampler):
         return HMCTransition(self, energy, state, backend=backend, rng=rng)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MALA(AcceptRejectSampler):
     """x' = x - s P grad E(x) / T + sqrt(2 s P) z;  accepted by the Metropolis-Hastings ratio.
 
@@ -154,7 +154,7 @@ class MALA(AcceptRejectSampler):
         return MALATransition(self, energy, state, backend=backend, rng=rng)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GHMC(AcceptRejectSampler):
     """p <- c p + sqrt(1 - c^2) z with c = exp(-friction e);  then L leapfrog steps, accepted as in HMC;  p <- -p where rejected.
 
@@ -220,7 +220,7 @@ class HMCTransition(AcceptReject):
         """Read the mass: the adapted one, else the sampler's."""
         extra, x, given = self.state.extra, self.state.x, self.sampler.inverse_mass
         event, d = tuple(x.shape[1:]), x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
-        self._dense: tuple[Tensor, Tensor, Tensor] | None = None
+        self._dense: tuple[Tensor, Tensor, Tensor] | None = None  # M^-1 = R R', R', (R^-1)'
         self._scale: Tensor | None = None
         adapted = extra if self.adapter is not None else {}
         if "scale" in adapted:
@@ -238,6 +238,7 @@ class HMCTransition(AcceptReject):
                 raise ValueError("inverse_mass must be symmetric and positive definite")
             back = torch.linalg.solve_triangular(root, torch.eye(d, dtype=root.dtype, device=x.device), upper=False)
             self._dense = (inverse, root.T.contiguous().to(x.dtype), back.T.contiguous().to(x.dtype))
+            self._kick = x.new_empty((x.shape[0], d))
         else:
             raise ValueError(
                 f"inverse_mass must have the shape {event} of an event (diagonal) or {(d, d)} (dense), got {tuple(inverse.shape)}"
@@ -294,39 +295,27 @@ class HMCTransition(AcceptReject):
             "carried": True, "counters": self.counters,
         }  # fmt: skip
 
+    def along(self, grad: Tensor) -> Tensor:
+        """What kicks: g, or M^-1 g of a dense mass, where a velocity is kicked. # (n, *event)"""
+        if self._dense is None:
+            return grad
+        return torch.mm(grad.view(grad.shape[0], -1), self._dense[0], out=self._kick).view(grad.shape)
+
     def propose(self, k: int, age: int) -> None:
         c, L, counter = self.coefficients(age), self.num_leapfrog(age), self.counter(k)
-        if self._dense is not None:
-            return self._propose_dense(c, L, counter)
         x, q, p, scale, extra = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra
-        propose_(x, proposal=q, momentum=p, grad=extra["grad"], scale=scale, kinetic=self.kinetic, kick=c["half"],
-                 drift=c["drift"], **counter)  # fmt: skip
+        _, factor, inverse_factor = self._dense or (None, None, None)
+        propose_(x, proposal=q, momentum=p, grad=self.along(extra["grad"]), scale=scale, factor=factor, kinetic=self.kinetic,
+                 kick=c["half"], drift=c["drift"], **counter)  # fmt: skip
         for _ in range(L - 1):
-            leapfrog_(q, p, self.energy.gradient(q), kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend)
+            leapfrog_(q, p, self.along(self.energy.gradient(q)), kick=c["kick"], drift=c["drift"], scale=scale,
+                      backend=self.backend)  # fmt: skip
         energy, self.end_grad = self.value_and_grad(q)
+        if self._dense is not None:
+            leapfrog_(q, p, self.along(self.end_grad), kick=c["half"], drift=0.0, backend=self.backend)
         metropolis_(x, q, extra["energy"], energy, grad=extra["grad"], proposal_grad=self.end_grad, momentum=p,
-                    kinetic=self.kinetic, scale=scale, counters=self.counters, kick=c["half"], beta=c["beta"],
-                    max_error=self.sampler.max_error, **counter)  # fmt: skip
-
-    def _propose_dense(self, c: dict[str, Any], L: int, counter: dict[str, Any]) -> None:
-        """The velocity v = M^-1 p ~ N(0, M^-1) is kicked by M^-1 g, so that the fused passes are those of a unit mass."""
-        assert self._dense is not None
-        inverse, root, back = self._dense
-        x, q, extra, event = self.state.x, self.proposal, self.state.extra, self.state.x.shape
-
-        def times(t: Tensor, matrix: Tensor) -> Tensor:
-            return (t.reshape(event[0], -1) @ matrix).view(event)
-
-        propose_(x, momentum=self.momentum, kinetic=self.kinetic, **counter)
-        v = times(self.momentum, root)
-        q.copy_(x)
-        leapfrog_(q, v, times(extra["grad"], inverse), kick=c["half"], drift=c["drift"], backend=self.backend)
-        for _ in range(L - 1):
-            leapfrog_(q, v, times(self.energy.gradient(q), inverse), kick=c["kick"], drift=c["drift"], backend=self.backend)
-        energy, self.end_grad = self.value_and_grad(q)
-        leapfrog_(q, v, times(self.end_grad, inverse), kick=c["half"], drift=0.0, backend=self.backend)
-        metropolis_(x, q, extra["energy"], energy, grad=extra["grad"], proposal_grad=self.end_grad, momentum=times(v, back),
-                    kinetic=self.kinetic, counters=self.counters, beta=c["beta"], max_error=self.sampler.max_error,
+                    kinetic=self.kinetic, scale=scale, inverse_factor=inverse_factor, counters=self.counters,
+                    kick=0.0 if self._dense is not None else c["half"], beta=c["beta"], max_error=self.sampler.max_error,
                     **counter)  # fmt: skip
 
     def hamiltonian_now(self) -> Tensor | None:

@@ -20,6 +20,8 @@ def accept_ratio(metropolis: Any, factor: float) -> Any:
         if how.get("momentum") is not None:
             kick, scale = how.get("kick", 0.0), how.get("scale")
             p = how["momentum"] - kick * (1.0 if scale is None else scale) * how["proposal_grad"]
+            if how.get("inverse_factor") is not None:
+                p = p @ how["inverse_factor"]
             ratio = ratio + how["kinetic"] - kinetic_energy(p)
         given = how.get("log_ratio")
         ratio = ratio if given is None else ratio + given
@@ -60,12 +62,14 @@ def momentum(scale: float = 1.0, reused: bool = False, shared: bool = False, ste
                  **counter: Any) -> None:  # fmt: skip
         sigma = counter.pop("scale", None)
         sigma = 1.0 if sigma is None else sigma
+        factor = counter.pop("factor", None)
         counter = counter if step is None else counter | {"step": step}
         p = _noise(x, purpose, scale, reused, shared, counter)
         if persistence:
             p = persistence * momentum + math.sqrt(1.0 - persistence**2) * p
         if kinetic is not None:
             kinetic.copy_(kinetic_energy(p))
+        p = p if factor is None else p @ factor
         if grad is not None:
             p = p - per_chain(None, kick, x) * sigma * grad
         if proposal is not None:
