@@ -19,7 +19,7 @@ from .base import Sampler, Transition, at_age, changed, check_coefficient, is_sc
 _FROZEN = 1e30  # 1 / T of temperature 0: downhill moves alone
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AcceptRejectSampler(Sampler):
     """Fields and checks of the samplers that accept and reject."""
 
@@ -57,20 +57,22 @@ class AcceptReject(Transition):
     """Proposals that are accepted or rejected; energies, and gradients where there are, are carried along."""
 
     needs_grad = False
+    carries_besides: frozenset[str] = frozenset()  # what the steps keep true beside energy and gradient
 
     def __init__(self, sampler: Any, energy: EnergyFunction, state: ChainState, *, backend: str | None,
                  rng: Tensor | None) -> None:  # fmt: skip
         energy.require_values(type(sampler).__name__)
         self.sampler, self.energy, self.state, self.backend, self.rng = sampler, energy, state, backend, rng
         x = state.x
-        self.carries = frozenset({"energy", "grad"} if self.needs_grad else {"energy"})
+        evaluated = frozenset({"energy", "grad"} if self.needs_grad else {"energy"})
+        self.carries = evaluated | self.carries_besides
         self.drop_stale()
         self.proposal = torch.empty_like(x)
         self.counters = torch.zeros((x.shape[0], COUNTERS), dtype=torch.float64, device=x.device)
         if x.numel() == 0:
             state.extra.setdefault("energy", x.new_zeros(x.shape[0]))
             state.extra.setdefault("grad", torch.zeros_like(x))
-        elif not self.carries <= state.extra.keys():
+        elif not evaluated <= state.extra.keys():
             e, g = self._evaluated()
             if g is not None:
                 state.extra["grad"] = g.clone()

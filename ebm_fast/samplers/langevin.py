@@ -40,7 +40,7 @@ def mean_norm(norm_sum: Tensor, gradients: int, first_step: int, divergence_step
     return norm_sum / taken.clamp_(1, max(gradients, 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Langevin(Sampler):
     """x <- x - s grad E(x) + n z, n = sqrt(2 s T): the unadjusted Langevin algorithm (overdamped, Euler-Maruyama).
 

@@ -33,7 +33,7 @@ from .base import (
 from .langevin import mean_norm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UnderdampedLangevin(Sampler):
     """dx = M^-1 p dt, dp = -grad E dt - friction p dt + sqrt(2 friction T M) dW, by BAOAB: half kick, half drift, friction and
     noise (p <- c p + sqrt((1 - c^2) T) z, c = exp(-friction e)), half drift, half kick.
