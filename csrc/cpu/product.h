@@ -27,7 +27,7 @@ template <class V> EBM_FAST_INLINE V plus_product(V sum, V a, V b) { return sum 
 #endif
 
 #if defined(__AVX512F__)
-constexpr int PRODUCT_CHAINS = 8, PRODUCT_VECTORS = 3;      // 24 sums, of 32 registers
+constexpr int PRODUCT_CHAINS = 8, PRODUCT_VECTORS = 3;  // 24 sums, of 32 registers
 #else
 constexpr int PRODUCT_CHAINS = 4, PRODUCT_VECTORS = 2;      // 8 of 16, where each of four independent chains hides latency
 #endif
@@ -73,7 +73,7 @@ inline void upper_block(const T* in, const T* factor, int64_t dim, int64_t from,
     N lane;
     for (int k = 0; k < LANES; ++k) lane[k] = k;
     const int64_t last = from + (PART ? count : VECTORS * LANES);
-    for (int64_t j = from; j < last; ++j, row += dim) {      // across the diagonal, below which nothing counts
+    for (int64_t j = from; j < last; ++j, row += dim) {  // across the diagonal, below which nothing counts
         R f[VECTORS];
         EBM_FAST_UNROLL
         for (int k = 0; k < VECTORS; ++k) {

@@ -177,7 +177,8 @@ private:
 // Units are chains where there is a kinetic energy to sum or a factor, else those of Coefficients::units.
 inline void proposal_range(const ProposalParams& p, int64_t begin, int64_t end) {
     if (p.factor)
-        return p.dtype == DType::float64 ? DenseProposal<double>(p).chains(begin, end) : DenseProposal<float>(p).chains(begin, end);
+        return p.dtype == DType::float64 ? DenseProposal<double>(p).chains(begin, end)
+                                         : DenseProposal<float>(p).chains(begin, end);
     const auto run = [&](auto&& op) { p.kinetic ? op.chains(begin, end) : op.units(begin, end); };
     if (p.dtype == DType::float64) run(Proposal<double>(p));
     else run(Proposal<float>(p));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.autograd.graph import increment_version
 
 from . import checks
 from .backend import route
-from .library import define
+from .library import define, observed
 from .noise import fresh_seed, signed64
 from .purposes import PURPOSES
 
@@ -29,10 +30,14 @@ def _impl(x: Tensor, proposal: Tensor, energy: Tensor, proposal_energy: Tensor, 
     checks.refuse_unsafe(written, (("proposal", proposal), ("proposal_energy", proposal_energy), ("proposal_grad", proposal_grad),
                                    ("momentum_before", momentum_before)))  # fmt: skip
     if inverse_factor is not None and momentum is not None:
-        momentum = (momentum.view(x.shape[0], -1) @ inverse_factor).view(x.shape)
+        momentum = _whitened(momentum, inverse_factor)
     route("metropolis_", x, args[-1])(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before,
                                       kinetic, scale, log_ratio, counters, *args[:-1])  # fmt: skip
     increment_version([t for _, t in written if t is not None])
+
+
+def _whitened(velocity: Tensor, inverse_factor: Tensor) -> Tensor:
+    return (velocity.view(velocity.shape[0], -1) @ inverse_factor).view(velocity.shape)
 
 
 _op = define(
@@ -99,6 +104,70 @@ def metropolis_(
 
     Source: Metropolis et al. 1953, Hastings 1970, Duane et al. 1987.
     """
+    numbers = _checked(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale,
+                       inverse_factor, log_ratio, counters, kick, beta, max_error, seed, step, chain_offset, rng,
+                       generator)  # fmt: skip
+    _op(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale, inverse_factor,
+        log_ratio, counters, *numbers, step, chain_offset, backend or "auto")  # fmt: skip
+
+
+def metropolis_steps(
+    x: Tensor,  # (n, *event)
+    proposal: Tensor,  # (n, *event)
+    energy: Tensor,  # (n,)
+    *,
+    grad: Tensor | None = None,  # (n, *event)
+    momentum: Tensor | None = None,  # (n, *event)
+    momentum_before: Tensor | None = None,  # (n, *event)
+    kinetic: Tensor | None = None,  # (n,)
+    scale: Tensor | None = None,  # (*event)
+    inverse_factor: Tensor | None = None,  # (d, d)
+    counters: Tensor | None = None,  # (n, 5)
+    kick: float | Tensor = 0.0,  # () or (n,)
+    beta: float | Tensor = 1.0,  # () or (n,)
+    max_error: float = math.inf,
+    seed: int,
+    chain_offset: int = 0,
+    rng: Tensor | None = None,  # (2,)
+    backend: str | None = None,
+) -> Callable[[Tensor, Tensor | None, int], None]:
+    """f(proposal_energy, proposal_grad, step) that does what `metropolis_` does with these arguments, for loops: what stays is
+    checked here, once.
+
+    `proposal_energy` and `proposal_grad` must be like energy and x, contiguous and apart from what is written. Raises as
+    `metropolis_`.
+    """
+    numbers = _checked(x, proposal, energy, energy, grad, proposal if momentum is not None or grad is not None else None,
+                       momentum, momentum_before, kinetic, scale, inverse_factor, None, counters, kick, beta, max_error, seed, 0,
+                       chain_offset, rng, None)  # fmt: skip
+    written = (("x", x), ("energy", energy), ("grad", grad), ("counters", counters),
+               ("momentum", None if momentum_before is None else momentum))  # fmt: skip
+    checks.refuse_unsafe(written, (("proposal", proposal), ("momentum_before", momentum_before)))
+    if observed() or not x.shape[0]:
+
+        def watched(proposal_energy: Tensor, proposal_grad: Tensor | None, step: int) -> None:
+            _op(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale,
+                inverse_factor, None, counters, *numbers, step, chain_offset, backend or "auto")  # fmt: skip
+
+        return watched
+    run, changed = route("metropolis_", x, backend or "auto"), [t for _, t in written if t is not None]
+
+    def decide(proposal_energy: Tensor, proposal_grad: Tensor | None, step: int) -> None:
+        p = momentum if inverse_factor is None or momentum is None else _whitened(momentum, inverse_factor)
+        run(x, proposal, energy, proposal_energy, grad, proposal_grad, p, momentum_before, kinetic, scale, None, counters,
+            *numbers, step, chain_offset)  # fmt: skip
+        increment_version(changed)
+
+    return decide
+
+
+def _checked(
+    x: Tensor, proposal: Tensor, energy: Tensor, proposal_energy: Tensor, grad: Tensor | None, proposal_grad: Tensor | None,
+    momentum: Tensor | None, momentum_before: Tensor | None, kinetic: Tensor | None, scale: Tensor | None,
+    inverse_factor: Tensor | None, log_ratio: Tensor | None, counters: Tensor | None, kick: Any, beta: Any, max_error: Any,
+    seed: int | None, step: int, chain_offset: int, rng: Tensor | None, generator: torch.Generator | None,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The op's arguments from kick_at to seed."""
     checks.exact_state(x, "x")
     checks.all_like(x, (("proposal", proposal), ("grad", grad), ("proposal_grad", proposal_grad), ("momentum", momentum),
                         ("momentum_before", momentum_before)), required=1)  # fmt: skip
@@ -126,6 +195,4 @@ def metropolis_(
     if seed is None:
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, x)
-    _op(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale, inverse_factor,
-        log_ratio, counters, k_at, b_at, rng, k, b, limit, _TAG, signed64(seed), step, chain_offset,
-        backend or "auto")  # fmt: skip
+    return k_at, b_at, rng, k, b, limit, _TAG, signed64(seed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.autograd.graph import increment_version
 
 from . import checks
 from .backend import pick, route
-from .library import define
+from .library import bound, define, observed
 from .noise import fresh_seed, signed64
 from .purposes import purpose_tag
 
@@ -28,21 +30,28 @@ def _impl(x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Ten
         if kinetic is not None:
             kinetic.zero_()
         return
+    _refuse(x, proposal, momentum, grad, kinetic)
+    run = route("propose_", x, args[-1])
+    if factor is not None and not _is_fused(x, factor, args[-1]):
+        run = functools.partial(_by_library, args[-1])
+    run(x, proposal, momentum, grad, scale, factor, kinetic, *args[:-1])
+    increment_version([t for t in (proposal, momentum, kinetic) if t is not None])
+
+
+def _refuse(x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, kinetic: Tensor | None) -> None:
     in_place = proposal is not None and proposal.data_ptr() == x.data_ptr()
     checks.refuse_unsafe(
         (("proposal", proposal), ("momentum", momentum), ("kinetic", kinetic)), (("grad", grad), ("x", None if in_place else x))
     )
-    if factor is not None:
-        backend = pick(args[-1], x.device)
-        if backend != "reference" and factor.shape[0] > _FUSED_PRODUCT[backend, x.dtype]:
-            _by_library(backend, x, proposal, momentum, grad, factor, kinetic, *args[:-1])
-            return
-    route("propose_", x, args[-1])(x, proposal, momentum, grad, scale, factor, kinetic, *args[:-1])
-    increment_version([t for t in (proposal, momentum, kinetic) if t is not None])
+
+
+def _is_fused(x: Tensor, factor: Tensor, asked: str) -> bool:
+    backend = pick(asked, x.device)
+    return backend == "reference" or factor.shape[0] <= _FUSED_PRODUCT[backend, x.dtype]
 
 
 def _by_library(
-    backend: str, x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, factor: Tensor,
+    backend: str, x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, scale: None, factor: Tensor,
     kinetic: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None, persistence_at: Tensor | None,
     fresh_at: Tensor | None, rng: Tensor | None, kick: float, drift: float, persistence: float, fresh: float, purpose: int,
     seed: int, step: int, chain_offset: int,
@@ -58,7 +67,6 @@ def _by_library(
     if grad is None:
         grad, kick, kick_at = torch.zeros_like(x), 0.0, None
     route("leapfrog_", x, backend)(q, v, grad, None, kick_at, drift_at, kick, drift)
-    increment_version([t for t in (proposal, momentum, kinetic) if t is not None])
 
 
 _op = define(
@@ -120,6 +128,53 @@ def propose_(
 
     Source: Duane et al. 1987, Horowitz 1991 (persistence), Roberts and Tweedie 1996 (MALA), Metropolis et al. 1953.
     """
+    numbers = _checked(x, proposal, momentum, grad, scale, factor, kinetic, kick, drift, persistence, purpose, seed, step,
+                       chain_offset, rng, generator)  # fmt: skip
+    _op(x, proposal, momentum, grad, scale, factor, kinetic, *numbers, step, chain_offset, backend or "auto")
+
+
+def propose_steps(
+    x: Tensor,  # (n, *event)
+    *,
+    proposal: Tensor | None = None,  # (n, *event)
+    momentum: Tensor | None = None,  # (n, *event)
+    scale: Tensor | None = None,  # (*event)
+    factor: Tensor | None = None,  # (d, d)
+    kinetic: Tensor | None = None,  # (n,)
+    kick: float | Tensor = 0.0,  # () or (n,)
+    drift: float | Tensor = 0.0,  # () or (n,)
+    persistence: float | Tensor = 0.0,  # () or (n,)
+    purpose: str = "momentum",
+    seed: int,
+    chain_offset: int = 0,
+    rng: Tensor | None = None,  # (2,)
+    backend: str | None = None,
+) -> Callable[[Tensor | None, int], None]:
+    """f(grad, step) that does what `propose_` does with these arguments, for loops: what stays is checked here, once.
+
+    `grad` must be like x, contiguous and apart from what is written. Raises as `propose_`.
+    """
+    numbers = _checked(x, proposal, momentum, None, scale, factor, kinetic, kick, drift, persistence, purpose, seed, 0,
+                       chain_offset, rng, None)  # fmt: skip
+    _refuse(x, proposal, momentum, None, kinetic)
+    run = bound("propose_", _op, x, backend)
+    if factor is not None and x.numel() and not _is_fused(x, factor, backend or "auto") and not observed():
+        run = functools.partial(_by_library, backend or "auto")
+    changed = [t for t in (proposal, momentum, kinetic) if t is not None]
+
+    def propose(grad: Tensor | None, step: int) -> None:
+        run(x, proposal, momentum, grad, scale, factor, kinetic, *numbers, step, chain_offset)
+        increment_version(changed)
+
+    return propose
+
+
+def _checked(
+    x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, scale: Tensor | None,
+    factor: Tensor | None, kinetic: Tensor | None, kick: Any, drift: Any, persistence: Any, purpose: str, seed: int | None,
+    step: int, chain_offset: int, rng: Tensor | None, generator: torch.Generator | None,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The op's arguments from kick_at to seed."""
     checks.exact_state(x, "x")
     checks.all_like(x, (("proposal", proposal), ("momentum", momentum), ("grad", grad)))
     checks.event_like(scale, "scale", x)
@@ -141,5 +196,4 @@ def propose_(
     if seed is None:
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, x)
-    _op(x, proposal, momentum, grad, scale, factor, kinetic, k_at, d_at, c_at, n_at, rng, k, d, c, math.sqrt(1.0 - c * c),
-        purpose_tag(purpose), signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
+    return k_at, d_at, c_at, n_at, rng, k, d, c, math.sqrt(1.0 - c * c), purpose_tag(purpose), signed64(seed)

@@ -85,6 +85,8 @@ class AcceptReject(Transition):
         self.proposals = 0
         self._norm_sum: Tensor | None = None
         self._coefficients: dict[str, Any] | None = None
+        self._bound: Any = None
+        self._bound_to: dict[str, Any] | None = None
 
     @property
     def grad(self) -> Tensor:
@@ -92,7 +94,7 @@ class AcceptReject(Transition):
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         e, g = self.energy.value_and_grad(x)
-        return e.to(x.dtype), g
+        return e if e.dtype is x.dtype else e.to(x.dtype), g
 
     def _evaluated(self) -> tuple[Tensor, Tensor | None]:
         """What is carried, computed anew at the present x."""
@@ -125,6 +127,25 @@ class AcceptReject(Transition):
     def grad_norm(self) -> Tensor | None:
         """Mean of |dE/dx| at the states after each step since `reset_stats`; None unless asked for. (n,)"""
         return None if self._norm_sum is None else self._norm_sum / max(self.proposals, 1)
+
+    def bound(self, coefficients: dict[str, Any]) -> Any:
+        """What `bind` makes of the coefficients of a step, its ops and their checks; kept while the coefficients are."""
+        if self._bound is None or self._bound_to is not coefficients:
+            self._bound, self._bound_to = self.bind(coefficients), coefficients
+        return self._bound
+
+    def bind(self, c: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def stream(self) -> dict[str, Any]:
+        """Where ops that are bound draw their numbers, at `place(k)`."""
+        state = self.state
+        return {"seed": state.seed if self.rng is None else 0, "chain_offset": state.chain_offset, "rng": self.rng,
+                "backend": self.backend}  # fmt: skip
+
+    def place(self, k: int) -> int:
+        """The counter's step of the k-th step from here; where the device counts, what is added there."""
+        return k if self.rng is not None else self.state.step + k
 
     def counter(self, k: int) -> dict[str, Any]:
         """Where the ops of the k-th step from here draw their numbers."""

@@ -13,10 +13,10 @@ from torch import Tensor
 from ..engine.energy import EnergyFunction
 from ..engine.state import ChainState
 from ..ops import checks
-from ..ops.leapfrog import leapfrog_
-from ..ops.metropolis import metropolis_
+from ..ops.leapfrog import leapfrog_steps
+from ..ops.metropolis import metropolis_steps
 from ..ops.noise import normal_
-from ..ops.proposal import propose_
+from ..ops.proposal import propose_steps
 from .accept import _FROZEN, AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
 from .base import Transition, check_positive, claim_momentum, stacked
@@ -220,6 +220,7 @@ class HMCTransition(AcceptReject):
         """Read the mass: the adapted one, else the sampler's."""
         extra, x, given = self.state.extra, self.state.x, self.sampler.inverse_mass
         event, d = tuple(x.shape[1:]), x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
+        self._bound = None
         self._dense: tuple[Tensor, Tensor, Tensor] | None = None  # M^-1 = R R', R', (R^-1)'
         self._scale: Tensor | None = None
         adapted = extra if self.adapter is not None else {}
@@ -301,22 +302,30 @@ class HMCTransition(AcceptReject):
             return grad
         return torch.mm(grad.view(grad.shape[0], -1), self._dense[0], out=self._kick).view(grad.shape)
 
-    def propose(self, k: int, age: int) -> None:
-        c, L, counter = self.coefficients(age), self.num_leapfrog(age), self.counter(k)
-        x, q, p, scale, extra = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra
+    def bind(self, c: dict[str, Any]) -> Any:
+        """Start, a step, the last kick of a velocity (else None), decision."""
+        x, q, p, scale, extra, stream = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra, self.stream()
         _, factor, inverse_factor = self._dense or (None, None, None)
-        propose_(x, proposal=q, momentum=p, grad=self.along(extra["grad"]), scale=scale, factor=factor, kinetic=self.kinetic,
-                 kick=c["half"], drift=c["drift"], **counter)  # fmt: skip
-        for _ in range(L - 1):
-            leapfrog_(q, p, self.along(self.energy.gradient(q)), kick=c["kick"], drift=c["drift"], scale=scale,
-                      backend=self.backend)  # fmt: skip
+        dense = factor is not None
+        start = propose_steps(x, proposal=q, momentum=p, scale=scale, factor=factor, kinetic=self.kinetic, kick=c["half"],
+                              drift=c["drift"], **stream)  # fmt: skip
+        leap = leapfrog_steps(q, p, kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend)
+        end = leapfrog_steps(q, p, kick=c["half"], drift=0.0, backend=self.backend) if dense else None
+        decide = metropolis_steps(x, q, extra["energy"], grad=extra["grad"], momentum=p, kinetic=self.kinetic, scale=scale,
+                                  inverse_factor=inverse_factor, counters=self.counters, kick=0.0 if dense else c["half"],
+                                  beta=c["beta"], max_error=self.sampler.max_error, **stream)  # fmt: skip
+        return start, leap, end, decide
+
+    def propose(self, k: int, age: int) -> None:
+        start, leap, end, decide = self.bound(self.coefficients(age))
+        q, step = self.proposal, self.place(k)
+        start(self.along(self.state.extra["grad"]), step)
+        for _ in range(self.num_leapfrog(age) - 1):
+            leap(self.along(self.energy.gradient(q)))
         energy, self.end_grad = self.value_and_grad(q)
-        if self._dense is not None:
-            leapfrog_(q, p, self.along(self.end_grad), kick=c["half"], drift=0.0, backend=self.backend)
-        metropolis_(x, q, extra["energy"], energy, grad=extra["grad"], proposal_grad=self.end_grad, momentum=p,
-                    kinetic=self.kinetic, scale=scale, inverse_factor=inverse_factor, counters=self.counters,
-                    kick=0.0 if self._dense is not None else c["half"], beta=c["beta"], max_error=self.sampler.max_error,
-                    **counter)  # fmt: skip
+        if end is not None:
+            end(self.along(self.end_grad))
+        decide(energy, self.end_grad, step)
 
     def hamiltonian_now(self) -> Tensor | None:
         return self.counters[:, 4]
@@ -349,20 +358,29 @@ class GHMCTransition(HMCTransition):
         if self.momentum.numel():
             normal_(self.momentum, purpose="initial_momentum", **self.counter(0))
 
+    def bind(self, c: dict[str, Any]) -> Any:
+        """Refreshment, first kick and drift, a step, decision."""
+        x, q, p, scale, extra, stream = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra, self.stream()
+        return (
+            propose_steps(x, momentum=p, kinetic=self.kinetic, persistence=c["persistence"], **stream),
+            leapfrog_steps(q, p, kick=c["half"], drift=c["drift"], scale=scale, backend=self.backend),
+            leapfrog_steps(q, p, kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend),
+            metropolis_steps(x, q, extra["energy"], grad=extra["grad"], momentum=p, momentum_before=self._before,
+                             kinetic=self.kinetic, scale=scale, counters=self.counters, kick=c["half"], beta=c["beta"],
+                             max_error=self.sampler.max_error, **stream),
+        )  # fmt: skip
+
     def propose(self, k: int, age: int) -> None:
-        c, counter = self.coefficients(age), self.counter(k)
-        x, q, p, scale, extra = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra
-        propose_(x, momentum=p, kinetic=self.kinetic, persistence=c["persistence"], **counter)
-        self._before.copy_(p)
-        q.copy_(x)
-        grad = extra["grad"]
-        leapfrog_(q, p, grad, kick=c["half"], drift=c["drift"], scale=scale, backend=self.backend)
+        refresh, start, leap, decide = self.bound(self.coefficients(age))
+        q, step = self.proposal, self.place(k)
+        refresh(None, step)
+        self._before.copy_(self.momentum)
+        q.copy_(self.state.x)
+        start(self.state.extra["grad"])
         for _ in range(self.sampler.num_leapfrog - 1):
-            leapfrog_(q, p, self.energy.gradient(q), kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend)
+            leap(self.energy.gradient(q))
         energy, end_grad = self.value_and_grad(q)
-        metropolis_(x, q, extra["energy"], energy, grad=grad, proposal_grad=end_grad, momentum=p, momentum_before=self._before,
-                    kinetic=self.kinetic, scale=scale, counters=self.counters, kick=c["half"], beta=c["beta"],
-                    max_error=self.sampler.max_error, **counter)  # fmt: skip
+        decide(energy, end_grad, step)
 
     def chain_plan(self, num_steps: int) -> dict[str, Any]:
         persistence = stacked([c["persistence"] for c in self.coefficients_of(num_steps)], self.state.x)

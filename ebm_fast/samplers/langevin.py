@@ -15,7 +15,7 @@ from ..engine.energy import Energy, EnergyFunction
 from ..engine.run import run_
 from ..engine.state import ChainState, StepInfo, no_divergence
 from ..ops import checks
-from ..ops.guard import guard_
+from ..ops.guard import guard_, guard_steps
 from ..ops.langevin import langevin_step_, langevin_steps
 from ..ops.noise import fresh_seed
 from ..ops.norm import norms_like
@@ -110,6 +110,24 @@ class Langevin(Sampler):
     def why_not_graph(self) -> str:
         return ""
 
+    @functools.cached_property
+    def _passes(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """What a pass clamps: both moves, the noise alone, the step alone, each after its own move; and what the guard's bound on
+        the next state depends on beside the numbers of the step."""
+        after = self.clamp_after
+        if after == "last":
+            after = "noise" if self.order == "gradient" else "step"
+        clamps: list[dict[str, Any]] = [{}, {}, {}]
+        if self.clamp is not None:
+            clamps = [{"clamp": self.clamp, "clamp_after": after}, {"clamp": self.clamp} if after != "step" else {},
+                      {"clamp": self.clamp, "clamp_after": "step"} if after != "noise" else {}]  # fmt: skip
+        reach: dict[str, Any] = {"heavy_ball": self.momentum, "prior_precision": self.prior_precision}
+        if self.grad_clip is not None:
+            reach["grad_clip"] = self.grad_clip
+        elif self.grad_clip_norm is not None:
+            reach["grad_clip_norm"] = self.grad_clip_norm
+        return clamps[0], clamps[1], clamps[2], reach
+
     def transition(
         self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
     ) -> LangevinTransition:
@@ -131,28 +149,13 @@ class LangevinTransition(Transition):
         self.scale: Tensor | None = None
         self._arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
         check_event(sampler.preconditioner, "preconditioner", state.x)
-        # What the guard's bound on the next state depends on, beside the numbers of the step
-        self._reach: dict[str, Any] = {"heavy_ball": sampler.momentum, "prior_precision": sampler.prior_precision}
-        if sampler.grad_clip is not None:
-            self._reach["grad_clip"] = sampler.grad_clip
-        elif sampler.grad_clip_norm is not None:
-            self._reach["grad_clip_norm"] = sampler.grad_clip_norm
+        self.clamp, self.clamp_noise, self.clamp_step, self._reach = sampler._passes
         if sampler.preconditioner is not None:
             self.scale = sampler.preconditioner.detach().to(state.x.device, self._arithmetic).sqrt()
-            self._reach["stretch"] = self.scale.max()
-        after = sampler.clamp_after
-        if after == "last":
-            after = "noise" if sampler.order == "gradient" else "step"
-        # What a pass clamps: one that takes only one of the two moves clamps after that move only.
-        self.clamp: dict[str, Any] = {}
-        self.clamp_noise: dict[str, Any] = {}
-        self.clamp_step: dict[str, Any] = {}
-        if sampler.clamp is not None:
-            self.clamp = {"clamp": sampler.clamp, "clamp_after": after}
-            self.clamp_noise = {"clamp": sampler.clamp} if after != "step" else {}
-            self.clamp_step = {"clamp": sampler.clamp, "clamp_after": "step"} if after != "noise" else {}
+            self._reach = {**self._reach, "stretch": self.scale.max()}
         self.last_energy = state.x.new_empty(0)
         self._evaluated: tuple[Tensor, Tensor] | None = None
+        self._bound: Any = None
         self._norm_sum = torch.zeros(state.x.shape[0], dtype=torch.float64, device=state.x.device) if track else None
         self._active = ~state.diverged if guard else None
         self.reset_stats()
@@ -289,7 +292,7 @@ class LangevinTransition(Transition):
         return grad
 
     def _gradient_first(self, num_steps: int) -> None:
-        if not (self.guard or self.rng is not None or self.sampler.has_schedule()):
+        if not (self.rng is not None or self.sampler.has_schedule()):
             self._unchanging(num_steps)
             return
         for k in range(num_steps):
@@ -298,22 +301,35 @@ class LangevinTransition(Transition):
             self._update(grad, step_size, noise_std, k, **self.clamp)
 
     def _unchanging(self, num_steps: int) -> None:
-        """Steps that differ in their gradient and noise alone."""
-        state, sampler = self.state, self.sampler
+        """Steps that differ in their gradient and noise alone: their ops are bound, and checked, once."""
+        state = self.state
+        if self._bound is None:
+            self._bound = self._bind()
+        update, look, norm_of = self._bound
+        for step in range(state.step, state.step + num_steps):
+            energy, grad = self._evaluated or self.energy.value_and_grad(state.x)
+            self._evaluated, self.last_energy = None, energy
+            if look is not None:
+                look(grad, energy if energy.dtype is self._arithmetic else energy.to(self._arithmetic), step)
+            elif norm_of is not None:
+                self._norm_sum += norm_of(grad)
+            update(grad, step)
+        self.gradients += num_steps
+
+    def _bind(self) -> tuple[Callable[..., None], Callable[..., None] | None, Callable[[Tensor], Tensor] | None]:
+        """The update, and the guard or what takes the norm."""
+        state, sampler, velocity = self.state, self.sampler, self.state.extra.get("velocity")
         step_size, noise_std = self._coefficients(0)
         update = langevin_steps(
             state.x, step_size=step_size, noise_std=noise_std, grad_clip=sampler.grad_clip, grad_clip_norm=sampler.grad_clip_norm,
-            prior_precision=sampler.prior_precision, velocity=state.extra.get("velocity"), momentum=sampler.momentum,
+            prior_precision=sampler.prior_precision, velocity=velocity, momentum=sampler.momentum, active=self._active,
             seed=state.seed, chain_offset=state.chain_offset, scale=self.scale, backend=self.backend, **self.clamp,
         )  # fmt: skip
-        norm_of = norms_like(state.x, self.backend)
-        for k in range(num_steps):
-            energy, grad = self._evaluated or self.energy.value_and_grad(state.x)
-            self._evaluated, self.last_energy = None, energy
-            if self._norm_sum is not None:
-                self._norm_sum += norm_of(grad)
-            update(grad, state.step + k)
-        self.gradients += num_steps
+        if self.guard:
+            return update, guard_steps(state.x, divergence_step=state.divergence_step, active=self._active,
+                                       norm_sum=self._norm_sum, momentum=velocity, step_size=step_size, noise_std=noise_std,
+                                       backend=self.backend, **self._reach), None  # fmt: skip
+        return update, None, None if self._norm_sum is None else norms_like(state.x, self.backend)
 
     def _noise_first(self, num_steps: int) -> None:
         # Noise of step k+1 rides on the gradient step of step k. A 16-bit state would be rounded once less than where

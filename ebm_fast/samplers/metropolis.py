@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..engine.energy import EnergyFunction
 from ..engine.state import ChainState
-from ..ops.metropolis import metropolis_
+from ..ops.metropolis import metropolis_, metropolis_steps
 from ..ops.noise import normal_, uniform_
-from ..ops.proposal import propose_
+from ..ops.proposal import propose_steps
 from .accept import AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
 from .base import Transition, changed, check_event, check_positive, stacked
@@ -77,17 +77,23 @@ class RandomWalkTransition(AcceptReject):
         }  # fmt: skip
 
     def new_mass(self) -> None:
-        """Nothing depends on the scale beyond the next proposal."""
+        self._bound = None
 
     def scale(self) -> Tensor | None:
         adapted = super().scale()
         return self._given if adapted is None else adapted
 
+    def bind(self, c: dict[str, Any]) -> Any:
+        x, q, stream = self.state.x, self.proposal, self.stream()
+        return (
+            propose_steps(x, proposal=q, drift=c["drift"], scale=self.scale(), purpose="proposal", **stream),
+            metropolis_steps(x, q, self.state.extra["energy"], beta=c["beta"], counters=self.counters, **stream),
+        )
+
     def propose(self, k: int, age: int) -> None:
-        state, c, counter = self.state, self.coefficients(age), self.counter(k)
-        propose_(state.x, proposal=self.proposal, drift=c["drift"], scale=self.scale(), purpose="proposal", **counter)
-        metropolis_(state.x, self.proposal, state.extra["energy"], self.energy.value(self.proposal), beta=c["beta"],
-                    counters=self.counters, **counter)  # fmt: skip
+        move, decide = self.bound(self.coefficients(age))
+        move(None, self.place(k))
+        decide(self.energy.value(self.proposal), None, self.place(k))
 
 
 class ProposalNoise:

@@ -12,6 +12,24 @@ from ebm_fast.ops.noise import normal_
 from ebm_fast.reference.proposal import kinetic_energy, per_chain
 
 
+def plant(monkeypatch: Any, module: Any, op: str, faulty: Any) -> None:
+    """Put `faulty` in the place of an op, where samplers call it (`op`) and where they bind it once (its `_steps`)."""
+
+    def langevin_steps(x: Tensor, **how: Any) -> Any:
+        return lambda grad, step: faulty(x, grad, step=step, **how)
+
+    def propose_steps(x: Tensor, **how: Any) -> Any:
+        return lambda grad, step: faulty(x, grad=grad, step=step, **how)
+
+    def metropolis_steps(x: Tensor, proposal: Tensor, energy: Tensor, **how: Any) -> Any:
+        return lambda new, grad, step: faulty(x, proposal, energy, new, proposal_grad=grad, step=step, **how)
+
+    bound = {"langevin_step_": langevin_steps, "propose_": propose_steps, "metropolis_": metropolis_steps}[op]
+    for name, function in ((op, faulty), (bound.__name__, bound)):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, function)
+
+
 def accept_ratio(metropolis: Any, factor: float) -> Any:
     """`metropolis_` with the log of its acceptance ratio multiplied by `factor`."""
 
