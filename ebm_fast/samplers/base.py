@@ -228,8 +228,9 @@ class Transition:
 
     def drop_stale(self) -> None:
         """Forget what an earlier sampler carried about its x and this one will not keep true."""
-        for name in {"energy", "grad", "log_proposal"} - self.carries:
-            self.state.extra.pop(name, None)
+        for name in ("energy", "grad", "log_proposal"):
+            if name in self.state.extra and name not in self.carries:
+                del self.state.extra[name]
 
     def snapshot(self) -> Any:
         """The statistics so far, for `restore`: those of a run that is interrupted end where its last whole step ended."""

@@ -351,7 +351,7 @@ class LangevinTransition(Transition):
                 self._update(None, *following, k + 1, **self.clamp_noise)
 
 
-_NUMBERS = (float, int, type(None))
+_NUMBERS = frozenset((float, int, type(None)))
 _made_before = functools.lru_cache(maxsize=64, typed=True)(Langevin)  # checking eleven arguments costs a third of a short call
 
 
@@ -399,8 +399,8 @@ def langevin_(
     grad_clip=0.01, clamp=(0, 1))`.
     """
     numbers = (step_size, noise_std, temperature, grad_clip, grad_clip_norm, momentum, prior_precision, *(clamp or ()))
-    plain = preconditioner is None and type(order) is type(clamp_after) is str and type(clamp) in (tuple, type(None))
-    make = _made_before if plain and all(type(value) in _NUMBERS for value in numbers) else Langevin
+    plain = preconditioner is None and type(order) is type(clamp_after) is str and (clamp is None or type(clamp) is tuple)
+    make = _made_before if plain and _NUMBERS.issuperset(map(type, numbers)) else Langevin
     sampler = make(step_size, noise_std, temperature, order, clamp, clamp_after, grad_clip, grad_clip_norm, momentum,
                    prior_precision, preconditioner)  # fmt: skip
     seed = fresh_seed(generator) if seed is None else seed

@@ -24,7 +24,11 @@ def plant(monkeypatch: Any, module: Any, op: str, faulty: Any) -> None:
     def metropolis_steps(x: Tensor, proposal: Tensor, energy: Tensor, **how: Any) -> Any:
         return lambda new, grad, step: faulty(x, proposal, energy, new, proposal_grad=grad, step=step, **how)
 
-    bound = {"langevin_step_": langevin_steps, "propose_": propose_steps, "metropolis_": metropolis_steps}[op]
+    def baoab_steps(x: Tensor, momentum: Tensor, **how: Any) -> Any:
+        return lambda grad, kicks, step: faulty(x, momentum, grad, kicks=kicks, step=step, **how)
+
+    bound = {"langevin_step_": langevin_steps, "propose_": propose_steps, "metropolis_": metropolis_steps,
+             "baoab_": baoab_steps}[op]  # fmt: skip
     for name, function in ((op, faulty), (bound.__name__, bound)):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, function)

@@ -183,7 +183,7 @@ def test_law_of_underdamped_dynamics_after_k_steps(step, friction, temperature, 
 
 @pytest.mark.parametrize("fault", [{"scale": 1.05}, {"scale": 0.95}, {"reused": True}, {}], ids=str)
 def test_wrong_noise_of_underdamped_dynamics(fault, monkeypatch):
-    monkeypatch.setattr(underdamped, "baoab_", faults.baoab_noise(**fault))
+    faults.plant(monkeypatch, underdamped, "baoab_", faults.baoab_noise(**fault))
     done = run(ef.UnderdampedLangevin(0.4, friction=1.0), 15)
     result = check_law(done.final, done.state.extra["momentum"], baoab_law(0.4, 1.0, 1.0, 1.0, 15))
     assert result.p_value < 1e-9 if fault else result.passed
