@@ -63,8 +63,8 @@ def ops_of_a_proposal(device: str) -> dict[str, Callable[[], object]]:
     stopped, active = torch.full((4,), -1, device=device), torch.ones(4, dtype=torch.bool, device=device)
     return {
         "propose_": lambda: ef.ops.propose_(x, proposal=q, momentum=p, grad=grad, kinetic=kinetic, kick=0.05, drift=0.1, seed=1),
-        "propose_, dense": lambda: ef.ops.propose_(x, proposal=q, momentum=p, grad=grad, factor=factor, kinetic=kinetic, kick=0.05,
-                                                   drift=0.1, seed=1),
+        "propose_, dense": lambda: ef.ops.propose_(x, proposal=q, momentum=p, grad=grad, factor=factor, kinetic=kinetic,
+                                                   kick=0.05, drift=0.1, seed=1),
         "leapfrog_": lambda: ef.ops.leapfrog_(q, p, grad, kick=0.1, drift=0.1),
         "metropolis_": lambda: ef.ops.metropolis_(x, q, energy, other, momentum=p, kinetic=kinetic, counters=counters, seed=1),
         "metropolis_, dense": lambda: ef.ops.metropolis_(x, q, energy, other, momentum=p, inverse_factor=inverse, kinetic=kinetic,
