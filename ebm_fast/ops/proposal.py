@@ -106,9 +106,15 @@ def propose_(
     `momentum` it is the random walk x + drift scale z.
 
     With `factor` = R' of a dense inverse mass M^-1 = R R' (R lower triangular): K = |z|^2 / 2;  v = R z ~ N(0, M^-1);  v <- v -
-    kick u;  proposal <- x + drift v. What is carried is then the velocity v = M^-1 p, which u = M^-1 g kicks: that product is
-    the caller's (`torch.matmul`, which a kernel of ours does not beat), and what follows are the passes of a unit mass. See
-    `inverse_factor` of `metropolis_`.
+    kick u;  proposal <- x + drift v. What is carried is then the velocity v = M^-1 p, which u = M^-1 g kicks, and what follows
+    are the passes of a unit mass; see `inverse_factor` of `metropolis_`. Only the triangle is multiplied, in cache. On a CPU
+    (Zen 4, one thread, float32) noise, `torch.mm` and leapfrog one after the other, and this op instead, take in us
+
+        n x d    4 x 4   256 x 32   256 x 100   4096 x 100   256 x 500   4096 x 500
+        three    21      40         122         1980         1570        65800
+        one      15      30         93          1340         865         26500
+
+    The full product u is the caller's: `torch.matmul`, with which a kernel of ours would have no triangle to save.
 
     Args:
         x: state (n, *event), float32 or float64, contiguous; read (`proposal` may be x itself).
