@@ -46,8 +46,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from ebm_fast import recipes
 
     config, out, resume = recipes.parse(arguments.rest)
-    recipes.run(config, out, resume=resume)
-    print(f"{config.iterations:,} iterations of {config.objective} on {config.data}: {out}", flush=True)
+    if recipes.run(config, out, resume=resume) is not None:
+        print(f"{config.iterations:,} iterations of {config.objective} on {config.data}: {out}", flush=True)
     return 0
 
 

@@ -25,6 +25,7 @@ from ebm_fast.training import (
     load_mnist,
     make_toy,
 )
+from ebm_fast.training.distributed import Rank
 
 from .config import IMAGES, Config
 
@@ -61,10 +62,13 @@ def training_data(config: Config) -> Tensor:  # (n, *event)
 
 
 class Task:
-    """The parts of a run that objectives are made of. data # (n, *event); the settings are resolved."""
+    """What objectives of a run are made of, in the process `rank`. data # (n, *event); the settings are resolved."""
 
-    def __init__(self, config: Config, data: Tensor) -> None:
-        self.config, self.data, self.event = config, data, data.shape[1:]
+    def __init__(self, config: Config, data: Tensor, rank: Rank) -> None:
+        assert config.optimizer.batch_size is not None
+        self.config, self.data, self.event, self.rank = config, data, data.shape[1:], rank
+        first = rank.offset(config.optimizer.batch_size, "batch_size")
+        self.counter: dict[str, Any] = {"seed": config.seed, "chain_offset": first}
         network, self.on_plane = config.network, data.dim() == 2
         assert network.channels is not None and network.hidden is not None and network.activation is not None
         with torch.random.fork_rng(devices=[]):
@@ -98,7 +102,7 @@ class Task:
         loss = self.config.loss
         return {
             "energy": self.net, "sampler": self.sampler(), "num_steps": self.config.chains.num_steps,
-            "data_noise": loss.data_noise, "seed": self.config.seed,
+            "data_noise": loss.data_noise, **self.counter,
         }  # fmt: skip
 
     def sigma(self) -> float:
@@ -108,8 +112,11 @@ class Task:
 
     def buffer(self) -> ReplayBuffer:
         chains = self.config.chains
-        return ReplayBuffer(chains.buffer_size, self.event, init=self.init(), rejuvenation=chains.rejuvenation,
-                            device=self.data.device, seed=self.config.seed)  # fmt: skip
+        return ReplayBuffer(
+            self.rank.share(chains.buffer_size, "buffer_size"), self.event, init=self.init(),
+            rejuvenation=chains.rejuvenation, device=self.data.device, seed=self.config.seed,
+            chain_offset=self.rank.offset(chains.buffer_size),
+        )  # fmt: skip
 
     def noise(self) -> dict[str, Any]:
         """A Gaussian wider than the data, and log Z where the data's odds begin at 1."""
@@ -125,22 +132,27 @@ OBJECTIVES: dict[str, Callable[[Task], Any]] = {
     "pcd": lambda t: ef.PersistentCD(buffer=t.buffer(), energy_l2=t.config.loss.energy_l2, **t.sampling()),
     "short_run": lambda t: ef.ShortRunMLE(init=t.init(), energy_l2=t.config.loss.energy_l2, **t.sampling()),
     "adance": lambda t: ef.AdaptiveNCE(buffer=t.buffer(), interval=t.config.loss.interval, **t.sampling()),
-    "nce": lambda t: ef.NCE(t.energy, num_noise=t.config.loss.num_noise, seed=t.config.seed, **t.noise()),
+    "nce": lambda t: ef.NCE(t.energy, num_noise=t.config.loss.num_noise, **t.counter, **t.noise()),
     "cnce": lambda t: ef.ConditionalNCE(
-        t.energy, t.sigma(), num_noise=t.config.loss.num_noise, seed=t.config.seed
+        t.energy, t.sigma(), num_noise=t.config.loss.num_noise, **t.counter
     ),
-    "dsm": lambda t: ef.DenoisingScoreMatching(t.energy, t.sigma(), scaled=True, seed=t.config.seed),
-    "ssm": lambda t: ef.SlicedScoreMatching(t.energy, variance_reduced=True, seed=t.config.seed),
+    "dsm": lambda t: ef.DenoisingScoreMatching(t.energy, t.sigma(), scaled=True, **t.counter),
+    "ssm": lambda t: ef.SlicedScoreMatching(t.energy, variance_reduced=True, **t.counter),
 }
 
 
-def build_trainer(config: Config, data: Tensor, directory: str | Path | None, **options: Any) -> tuple[Trainer, Task]:
+def build_trainer(
+    config: Config, data: Tensor, directory: str | Path | None, rank: Rank | None = None, **options: Any
+) -> tuple[Trainer, Task]:
     """Everything that a run of `config.iterations` iterations on data # (n, *event) needs, ready to fit.
 
-    options: further ones of `Trainer`. Raises ValueError or TypeError naming a setting that does not fit.
+    `rank`: this process, of several. options: further ones of `Trainer`.
+
+    Raises ValueError or TypeError naming a setting that does not fit.
     """
     config = config.resolved()
-    task = Task(config, data.to(config.device))
+    rank = rank or Rank(device=torch.device(config.device))
+    task = Task(config, data.to(rank.device), rank)
     objective, o = OBJECTIVES[config.objective](task), config.optimizer
     assert o.batch_size is not None
 
@@ -153,7 +165,7 @@ def build_trainer(config: Config, data: Tensor, directory: str | Path | None, **
         task.net,
         objective,
         optimizer,
-        BatchStream(task.data, o.batch_size, config.seed),
+        BatchStream(task.data, o.batch_size, config.seed, rank=rank),
         grad_clip=o.grad_clip,
         ema=EMA(task.net, o.ema_decay),
         scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, rate),

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import ebm_fast as ef
 from ebm_fast.plotting import density_2d, grids_side_by_side, metric_curves
-from ebm_fast.training import latest_checkpoint
+from ebm_fast.training import distributed
+from ebm_fast.training.distributed import Rank
 
 from .build import Task, build_trainer, training_data
 from .config import FILE, Config, save_config
@@ -22,10 +23,11 @@ _PACKAGES = ("jsonargparse", "matplotlib", "safetensors", "sklearn", "tqdm")
 _SHOWN = 100  # images in the picture
 
 
-def run(config: Config, out: Path, *, resume: bool = False, progress: bool = True) -> Tensor:
+def run(config: Config, out: Path, *, resume: bool = False, progress: bool = True) -> Tensor | None:
     """Train as the settings say, sample, and leave config.json, checkpoint/, samples.png and curves.png in `out`.
 
-    A run that was stopped at any moment goes on with `resume` to the bits of one that was not. Returns the samples # (n, *event).
+    A run that was stopped at any moment goes on with `resume` to the bits of one that was not. Under torchrun every process has
+    its share of batch and buffer, and the first one writes. Returns the samples # (n, *event), None in the other processes.
 
     Raises:
         ValueError, OSError: a setting, a data file or a checkpoint is not as expected; `out` holds a run already.
@@ -35,17 +37,25 @@ def run(config: Config, out: Path, *, resume: bool = False, progress: bool = Tru
     if missing := [package for package in _PACKAGES if find_spec(package) is None]:
         raise ModuleNotFoundError(f"ebm-fast train needs {', '.join(missing)}: pip install 'ebm_fast[train]'")
     config = config.resolved()
-    checkpoints = out / "checkpoint"
-    if resume and latest_checkpoint(checkpoints) is None:
-        raise FileNotFoundError(f"resume: {out} holds no checkpoint")
-    if not resume and (out / FILE).exists():
+    rank = distributed.start(config.device)
+    try:
+        return _run(config, out, resume, progress, rank)
+    finally:
+        if rank.world > 1:
+            torch.distributed.destroy_process_group()
+
+
+def _run(config: Config, out: Path, resume: bool, progress: bool, rank: Rank) -> Tensor | None:
+    if not resume and rank.index == 0 and (out / FILE).exists():
         raise FileExistsError(f"out: {out} holds a run; go on with --resume {out}, or choose another --out")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    trainer, task = build_trainer(config, training_data(config), checkpoints, progress=progress)
-    if resume:
-        trainer.resume()
-    else:
+    trainer, task = build_trainer(config, training_data(config), out / "checkpoint", rank, progress=progress)
+    assert trainer.ema is not None and trainer.directory is not None
+    if resume and not trainer.resume():
+        of = f" of {rank.world} processes" if rank.world > 1 else ""
+        raise FileNotFoundError(f"resume: {out} holds no checkpoint{of}")
+    if not resume and rank.index == 0:
         out.mkdir(parents=True, exist_ok=True)
         save_config(config, out / FILE)
     try:
@@ -53,11 +63,12 @@ def run(config: Config, out: Path, *, resume: bool = False, progress: bool = Tru
     except KeyboardInterrupt:
         print(f"\nStopped; ebm-fast train --resume {out} goes on from the last checkpoint.", flush=True)
         raise
-    assert trainer.ema is not None
+    if rank.index:
+        return None
     with trainer.ema.applied_to():
         samples = draw(task)
         _picture(task, samples).savefig(out / "samples.png")
-    with (checkpoints / "log.csv").open(newline="") as file:
+    with (trainer.directory / "log.csv").open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     metric_curves(rows).savefig(out / "curves.png")
     return samples

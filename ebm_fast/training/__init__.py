@@ -1,5 +1,6 @@
 """Training: data, replay buffer, weight averages, checkpoints, and a loop that resumes exactly."""
 
+from ebm_fast.training import distributed
 from ebm_fast.training.alternating import Alternating
 from ebm_fast.training.buffer import Draw, ReplayBuffer
 from ebm_fast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -30,6 +31,7 @@ __all__ = [
     "ReplayBuffer",
     "Split",
     "Trainer",
+    "distributed",
     "latest_checkpoint",
     "load_checkpoint",
     "load_cifar10",

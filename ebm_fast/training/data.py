@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebm_fast.training.distributed import Rank
 from ebm_fast.training.shuffle import shuffle_keys
 
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -191,12 +192,19 @@ class BatchStream(Iterator[Any]):
 
     `tensors`: one tensor (n, ...), which yields tensors (batch, ...), or a sequence of tensors of equal n, which
     yields tuples. Batches stay on the device of the data. With `drop_last` every batch has `batch_size` rows, else
-    an epoch ends with a smaller one. `state_dict()` holds the epoch and the position for an exact resume.
+    an epoch ends with a smaller one. `rank`: the batch is that of all processes, of which this one gets its share of rows.
+    `state_dict()` holds the epoch and the position for an exact resume.
     Raises ValueError for empty data, unequal lengths, a batch size out of range, or a foreign state.
     """
 
     def __init__(
-        self, tensors: Tensor | Sequence[Tensor], batch_size: int, seed: int = 0, drop_last: bool = True
+        self,
+        tensors: Tensor | Sequence[Tensor],
+        batch_size: int,
+        seed: int = 0,
+        drop_last: bool = True,
+        *,
+        rank: Rank | None = None,
     ) -> None:
         self.single = isinstance(tensors, Tensor)
         self.tensors: tuple[Tensor, ...] = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
@@ -211,7 +219,11 @@ class BatchStream(Iterator[Any]):
             raise ValueError(f"batch_size: expected {bound}, got {batch_size}")
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed: expected an integer in 0..2**64-1, got {seed}")
+        if rank is not None and rank.world > 1 and not drop_last:
+            raise ValueError("drop_last: expected True with several processes, whose last batch could not be shared evenly")
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
+        rank = rank or Rank()
+        self.share = slice(rank.offset(batch_size, "batch_size"), rank.offset(batch_size) + rank.share(batch_size))
         self.epoch = self.position = 0
         self._order: Tensor | None = None
 
@@ -233,7 +245,7 @@ class BatchStream(Iterator[Any]):
             )
             self._order = keys.argsort()
         start = self.position * self.batch_size
-        rows = self._order[start : start + self.batch_size]
+        rows = self._order[start : start + self.batch_size][self.share]
         self.position += 1
         batch = tuple(t[rows.to(t.device)] for t in self.tensors)
         return batch[0] if self.single else batch
