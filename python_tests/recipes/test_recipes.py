@@ -154,3 +154,14 @@ def test_cifar_is_read_by_the_command(tmp_path, small):
     options = ["--data", "cifar10", "--root", str(tmp_path), "--iterations", "2", "--out", str(tmp_path / "run")]
     assert main(["train", "--config", str(small), *options]) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"] == "cifar10"
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("data", ["moons", "digits"])
+def test_the_command_trains_on_the_device(tmp_path, small, data):
+    out = tmp_path / "run"
+    assert main(["train", "--config", str(small), "--data", data, "--device", "cuda", "--out", str(out)]) == 0
+    assert (out / "samples.png").read_bytes().startswith(b"\x89PNG")
+    data = torch.zeros(32, *((2,) if data == "moons" else (1, 8, 8)))
+    trainer, task = recipes.build_trainer(recipes.load_config(out / "config.json"), data, None)
+    assert task.net is trainer.module and next(task.net.parameters()).is_cuda and trainer.objective.buffer.samples.is_cuda

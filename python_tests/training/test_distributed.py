@@ -21,7 +21,7 @@ BATCH, ITERATIONS = 32, 16
 DATA = torch.randn(256, 2, generator=torch.Generator().manual_seed(0)) + 1.0
 CHAINS = {"sampler": ef.Langevin(step_size=0.05), "num_steps": 5, "seed": 3}
 NOISE = ef.noise.Gaussian(torch.zeros(2), 2.0)
-PARALLEL = ("short_run", "adance", "nce", "without_offset")  # whose energy is in DistributedDataParallel
+PARALLEL = ("short_run", "adance", "nce", "recovery", "without_offset")  # whose energy is in DistributedDataParallel
 
 
 def buffer(rank: Rank) -> ef.ReplayBuffer:
@@ -36,13 +36,16 @@ OBJECTIVES = {
     "dsm": lambda net, rank, at: ef.DenoisingScoreMatching(net, 0.3, seed=3, chain_offset=at),
     "ssm": lambda net, rank, at: ef.SlicedScoreMatching(net, seed=3, chain_offset=at),
     "adance": lambda net, rank, at: ef.AdaptiveNCE(net, buffer=buffer(rank), interval=3, chain_offset=at, **CHAINS),
+    "recovery": lambda net, rank, at: ef.DiffusionRecoveryLikelihood(
+        net, (0.3, 0.6, 0.85), ef.Langevin(0.1), num_steps=3, seed=3, chain_offset=at
+    ),
     "without_offset": lambda net, rank, at: ef.ShortRunMLE(net, init=("normal", 2.0), **CHAINS),
 }
 
 
 def build(name: str, rank: Rank, directory: Path | None = None) -> Trainer:
     torch.manual_seed(0)
-    net: nn.Module = MLPEnergy(2, (16,))
+    net: nn.Module = ef.models.LevelEnergy(2, 3, (16,)) if name == "recovery" else MLPEnergy(2, (16,))
     energy = nn.parallel.DistributedDataParallel(net) if name in PARALLEL and rank.world > 1 else net
     objective = OBJECTIVES[name](energy, rank, rank.offset(BATCH))
     return Trainer(
