@@ -19,7 +19,7 @@ from .build import Task, build_trainer, training_data
 from .config import FILE, Config, save_config
 from .sampling import from_noise
 
-_PACKAGES = ("jsonargparse", "matplotlib", "safetensors", "sklearn", "tqdm")
+_PACKAGES = ("matplotlib", "safetensors", "sklearn", "tqdm")
 _SHOWN = 100  # images in the picture
 
 

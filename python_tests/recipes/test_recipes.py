@@ -17,6 +17,8 @@ from ebm_fast.recipes.build import OBJECTIVES, training_data
 from ebm_fast.recipes.config import IMAGES, Data, Objective
 from ebm_fast.training import TOYS, Trainer, latest_checkpoint, load_checkpoint
 
+pytest.importorskip("jsonargparse", minversion="4.49")  # of the extra `train`; a system python may lack it
+
 SMALL = {
     "network": {"hidden": [8], "channels": [[3, 2, 1, 4]]}, "chains": {"num_steps": 2, "buffer_size": 64}, "iterations": 12,
     "optimizer": {"batch_size": 16}, "sampling": {"num_samples": 9, "num_steps": 5}, "threads": 1,
