@@ -35,6 +35,13 @@ class NoiseModel(nn.Module):
         """Fill `out` with draws; row i is the same whatever n is. Returns it."""
         raise NotImplementedError
 
+    def draw_(
+        self, out: Tensor, *, seed: int, step: int = 0, chain_offset: int = 0
+    ) -> Tensor | None:  # (n, *event) -> (n,)
+        """Fill `out` as `sample_` does; returns log p_n of the draws where drawing tells it, None where it does not."""
+        self.sample_(out, seed=seed, step=step, chain_offset=chain_offset)
+        return None
+
     def sample(
         self, n: int, *, seed: int | None = None, step: int = 0, chain_offset: int = 0
     ) -> Tensor:  # (n, *event)

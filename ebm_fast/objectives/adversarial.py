@@ -170,7 +170,7 @@ class AdversarialContrastive(TwoPlayerObjective):
             rows.append(noise)
         draw = None
         if k < m:
-            draw = self._draw(m - k, data, for_generator=for_generator)
+            draw = self._draw(m - k, data, for_generator=for_generator, density=True)
             rows.append(draw.x)
         return torch.cat(rows), [n, k, m - k], draw
 
@@ -179,7 +179,10 @@ class AdversarialContrastive(TwoPlayerObjective):
         log_q = log_p = None
         if draw is not None:
             assert draw.log_prob is not None
-            log_q = wide(draw.log_prob(states))
+            if draw.log_q is None:
+                log_q = wide(draw.log_prob(states))
+            else:  # the samples lie last
+                log_q = torch.cat([wide(draw.log_prob(states[: -len(draw.log_q)])), wide(draw.log_q)])
         if self.base is not None:
             log_p = wide(self.base.log_prob(states))
         w = self.base_weight

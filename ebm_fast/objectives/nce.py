@@ -111,10 +111,10 @@ class NoiseObjective(CountedObjective):
         data, y = _split(batch)
         if y is None and self.log_z is not None and self.log_z.dim():
             raise ValueError("batch: expected (x, y), because log_z has classes; got x alone")
-        states, labels = self._states(data, y)
+        states, labels, known = self._states(data, y)
         n, m = len(data), len(states) - len(data)
         with torch.no_grad():
-            log_noise = self.noise.log_prob(states)
+            log_noise = self.noise.log_prob(states) if known is None else torch.cat([self.noise.log_prob(data), known])
         e_data, e_noise = self._energies(states, labels, [n, m])
         n_data, n_noise = log_noise.split([n, m])
         self._require_finite(
@@ -146,15 +146,15 @@ class NoiseObjective(CountedObjective):
         """How many noise samples n data need."""
         return n * self.num_noise
 
-    def _states(self, data: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Data and noise in one tensor, the noise written where it is drawn; labels of both."""
+    def _states(self, data: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Data and noise in one tensor, the noise written where it is drawn; labels of both; log p_n of the noise if known."""
         n = len(data)
         states = data.new_empty(n + self._noise_rows(n), *data.shape[1:])
         states[:n] = data
-        self.noise.sample_(
+        known = self.noise.draw_(
             states[n:], seed=self.seed, step=self.iteration, chain_offset=self.chain_offset * self.num_noise
         )
-        return states, None if y is None else torch.cat([y, y.repeat_interleave(self.num_noise, 0)])
+        return states, None if y is None else torch.cat([y, y.repeat_interleave(self.num_noise, 0)]), known
 
     def _contrast(self, r_data: Tensor, r_noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of log ratios (n,) and (m,)."""
@@ -225,7 +225,7 @@ class RankingNCE(NoiseObjective):
     def _noise_rows(self, n: int) -> int:
         return self.num_noise if self.shared else n * self.num_noise
 
-    def _states(self, data: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _states(self, data: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if self.shared and y is not None:
             raise ValueError(
                 "batch: shared=True cannot give one noise sample the labels of several data; expected x alone"

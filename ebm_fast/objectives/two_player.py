@@ -53,9 +53,9 @@ class TwoPlayerObjective(CountedObjective):
         step = GENERATOR_TURN + self.generator_iteration if for_generator else self.iteration
         return {"seed": self.seed, "step": step, "chain_offset": self.chain_offset * self.num_noise}
 
-    def _draw(self, n: int, like: Tensor | None, *, for_generator: bool = False) -> Draw:
-        """n samples for one player's turn."""
-        draw = self.generator.draw(n, **self._counter(for_generator))
+    def _draw(self, n: int, like: Tensor | None, *, for_generator: bool = False, density: bool = False) -> Draw:
+        """n samples for one player's turn; `density`: whether log q of them will be asked for."""
+        draw = (self.generator.draw_with_density if density else self.generator.draw)(n, **self._counter(for_generator))
         x = draw.x
         if like is not None and (
             x.shape[1:] != like.shape[1:] or x.dtype != like.dtype or x.device != like.device
