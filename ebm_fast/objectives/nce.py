@@ -14,6 +14,7 @@ from ebm_fast.noise import as_noise
 from ebm_fast.objectives.contrastive import Batch, _split
 from ebm_fast.objectives.counted import CountedObjective
 from ebm_fast.objectives.numerics import softplus, wide
+from ebm_fast.objectives.saved import require_fits
 from ebm_fast.ops import checks
 
 
@@ -67,11 +68,15 @@ def learnable_log_z(
     return nn.Parameter(torch.full(shape, start, dtype=dtype, device=like.device))
 
 
-def load_log_z(log_z: nn.Parameter | None, state: dict[str, Any]) -> None:
-    """log Z of a saved state; ValueError where the state has another one, or none."""
+def check_log_z(log_z: nn.Parameter | None, state: dict[str, Any]) -> None:
+    """ValueError where a saved state has another log Z than this one, or none."""
     shapes = ["none" if z is None else tuple(z.shape) for z in (log_z, state.get("log_z"))]
     if shapes[0] != shapes[1]:
         raise ValueError(f"state: expected log_z {shapes[0]}, got {shapes[1]}")
+
+
+def load_log_z(log_z: nn.Parameter | None, state: dict[str, Any]) -> None:
+    """log Z of a saved state."""
     if log_z is not None:
         with torch.no_grad():
             log_z.copy_(state["log_z"])
@@ -171,11 +176,15 @@ class NoiseObjective(CountedObjective):
         state = {**super().state_dict(), "noise": dict(self.noise.state_dict())}
         return state if self.log_z is None else {**state, "log_z": self.log_z.detach().clone()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved; ValueError where it has another log Z."""
-        checks.entries(state, "seed", "iteration", "noise")
+    def _check_state(self, state: dict[str, Any]) -> None:
+        super()._check_state(state)
+        checks.entries(state, "noise")
+        check_log_z(self.log_z, state)
+        require_fits(self.noise, state["noise"], "the noise model")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         load_log_z(self.log_z, state)
-        super().load_state_dict(state)
         self.noise.load_state_dict(state["noise"])
 
 
@@ -205,6 +214,8 @@ class RankingNCE(NoiseObjective):
     instead of n L, an estimate as unbiased, of more variance; not for labels. metrics: `accuracy` is how often the datum
     comes first. Learns the density up to its constant. Source: Jozefowicz et al. 2016, Ma and Collins 2018; thesis (2.16).
     """
+
+    _settings = ("shared",)
 
     def __init__(
         self,

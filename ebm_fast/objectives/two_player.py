@@ -13,6 +13,7 @@ from ebm_fast.objectives.counted import CountedObjective
 from ebm_fast.objectives.improved import frozen_energy
 from ebm_fast.objectives.numerics import wide
 from ebm_fast.objectives.players import Draw, as_player
+from ebm_fast.objectives.saved import require_fits
 from ebm_fast.ops import checks
 
 GENERATOR_TURN = 1 << 55  # added to the steps of the generator's turns, half of the range of a counter's step
@@ -91,10 +92,13 @@ class TwoPlayerObjective(CountedObjective):
             "generator": generator,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved."""
-        checks.entries(state, "seed", "iteration", "generator_iteration", "generator")
-        super().load_state_dict(state)
+    def _check_state(self, state: dict[str, Any]) -> None:
+        super()._check_state(state)
+        checks.entries(state, "generator_iteration", "generator")
+        require_fits(self.generator, state["generator"], "the generator")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         self.generator_iteration = int(state["generator_iteration"])
         self.generator.load_state_dict(state["generator"])
 

@@ -71,6 +71,8 @@ class VariationalMLE(TwoPlayerObjective):
     models, where H stands with the other sign.
     """
 
+    _settings = ("energy_l2", "entropy", "entropy_weight")
+
     def __init__(
         self,
         energy: Callable[..., Tensor],

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Independent, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ebm_fast as ef
@@ -65,6 +66,87 @@ MAKE: dict[str, tuple[Callable[[nn.Module], Any], list[int]]] = {
     "FiniteDifferenceScoreMatching": (lambda e: obj.FiniteDifferenceScoreMatching(e, num_projections=2), [5 * N]),
     "ImplicitScoreMatching": (lambda e: obj.ImplicitScoreMatching(e, chunk=16), [N]),
 }
+
+
+class Told(Independent):
+    """A flow's distribution: samples with their own density in one pass, and a count of what is evaluated on how many states."""
+
+    def __init__(self, shift: Tensor, calls: list[tuple[str, int]]) -> None:
+        super().__init__(Normal(shift, 1.0), 3)
+        self.calls = calls
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        self.calls.append(("log_prob", len(x)))
+        return super().log_prob(x)
+
+    def rsample(self, shape: torch.Size) -> Tensor:
+        self.calls.append(("rsample", shape[0]))
+        return super().rsample(shape)
+
+    def rsample_and_log_prob(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        self.calls.append(("both", shape[0]))
+        x = super().rsample(shape)
+        return x, super().log_prob(x)
+
+
+class Flow(nn.Module):
+    """As zuko's flows, a distribution when called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.calls = nn.Parameter(torch.zeros(1, 4, 4)), []
+
+    def forward(self) -> Told:
+        return Told(self.shift, self.calls)
+
+
+class Pair(Flow):
+    """As normflows', samples come as (states, log densities)."""
+
+    log_prob = property(lambda self: Told(self.shift, self.calls).log_prob)
+
+    def sample(self, n: int) -> tuple[Tensor, Tensor]:
+        return Told(self.shift, self.calls).rsample_and_log_prob((n,))
+
+
+BOTH, DATA = ("both", 2 * N), ("log_prob", N)
+DENSITIES: dict[str, tuple[Callable[..., Any], list[Any], list[Any]]] = {
+    # name: objective of energy and flow; what the energy's turn evaluates, and the generator's
+    "FlowContrastive": (lambda e, f: obj.FlowContrastive(e, f, num_noise=2), [BOTH, DATA], [BOTH, DATA]),
+    "AdversarialContrastive": (  # 6 of the 12 noise states are the base's
+        lambda e, f: obj.AdversarialContrastive(e, f, noise(), num_noise=2), [("both", N), ("log_prob", 2 * N)],
+        [("both", N), ("log_prob", 2 * N)],
+    ),
+    "VariationalMLE": (lambda e, f: obj.VariationalMLE(e, f, num_noise=2), [("rsample", 2 * N)], [BOTH]),
+    "NCE": (lambda e, f: obj.NCE(e, f, num_noise=2), [BOTH, DATA], []),
+    "RankingNCE": (lambda e, f: obj.RankingNCE(e, f, num_noise=2), [BOTH, DATA], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flow", [Flow, Pair])
+@pytest.mark.parametrize("name", DENSITIES)
+def test_the_density_of_a_draw_is_evaluated_once(name, flow):
+    """And the losses are those of a flow whose samples come without it."""
+    make, *expected = DENSITIES[name]
+    energy, x = Counted(), torch.rand(N, 1, 4, 4) * 2 - 1
+    losses: list[list[float]] = []
+    for silent in (False, True):
+        torch.manual_seed(0)
+        noisy = flow()
+        if silent:
+            noisy = Flow()
+            noisy.forward = lambda f=noisy: Independent(Normal(f.shift, 1.0), 3)
+        objective = make(energy, noisy)
+        turns = [objective, *([objective.generator_loss] if expected[1] else [])]
+        losses.append([])
+        for turn, wanted in zip(turns, expected):
+            noisy.calls.clear()
+            losses[-1].append(turn(x)[0].item())
+            if not silent and flow is Flow:
+                assert noisy.calls == wanted
+            elif not silent:  # its samples never come alone
+                assert noisy.calls == [("both", n) if kind == "rsample" else (kind, n) for kind, n in wanted]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 class Waits(TorchDispatchMode):
