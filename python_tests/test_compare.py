@@ -99,6 +99,24 @@ def test_every_objective_trains(name):
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
 
 
+def test_every_objective_has_its_row(tmp_path, monkeypatch):
+    """From the command's plan to the page: two iterations on a small net, a distance on a coarse grid, a row and its reasons."""
+    small = Setting(widths=(8, 8), batch_size=32, num_data=512, num_steps=3, buffer_size=64)
+    monkeypatch.setattr(run_module, "Setting", lambda: small)
+    monkeypatch.setattr(run_module, "CELLS", 60), monkeypatch.setattr(run_module, "_PIXELS", 24)
+    for name, value in {"_WARM": 1, "_TIMED": 1, "_LEAST": 2, "_SHOWN": 40, "_CHAIN": 5}.items():
+        monkeypatch.setattr(train_module, name, value)
+    able = [name for name, method in METHODS.items() if not method.needs or run_module.find_spec(method.needs)]
+    content = run(toys=["moons"], objectives=able, seconds=1e-6, out=tmp_path, progress=False)
+    assert [result["objective"] for result in content["results"]] == able and len(able) >= len(METHODS) - 2
+    for result in content["results"]:
+        assert (result["iterations"], result["failure"]) == (2, "") and math.isfinite(result["distance"]["kl"])
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w, -]+) \| [\d.]+ \| -?[\d.]+ \| -?[\d.]+ \|", page, flags=re.M)
+    assert sorted(rows) == sorted(METHODS[name].title for name in able)
+    assert (tmp_path / "moons.png").stat().st_size > 1000
+
+
 @pytest.mark.parametrize(("name", "iterations"), [("pcd", 700), ("esm", 350), ("nce", 350), ("adance", 350)])
 def test_objectives_learn_the_eight_gaussians(name, iterations, eight):
     """In a few hundred iterations KL falls from 2 nats to well below that of a Gaussian with the data's moments."""

@@ -71,7 +71,7 @@ def test_nothing_is_loaded_of_a_state_whose_parts_do_not_fit(states):
     refuses(persistent, states["PersistentCD"] | {"buffer": buffer().state_dict() | {"samples": torch.zeros(4, 2)}}, "samples")
     copied = make("AdaptiveNCE")
     frozen = states["AdaptiveNCE"]["frozen"]
-    refuses(copied, states["AdaptiveNCE"] | {"frozen": frozen | {"net.0.weight": torch.zeros(9, 2)}}, "frozen copy .*net.0.weight")
+    refuses(copied, states["AdaptiveNCE"] | {"frozen": frozen | {"net.0.weight": torch.zeros(9, 2)}}, "copy .*net.0.weight")
     for name, part, what in (("NCE", "noise", "noise model"), ("FlowContrastive", "generator", "generator"),
                              ("ImplicitVAE", "score", "score network")):  # fmt: skip
         state = states[name] | {part: dict(list(states[name][part].items())[1:])}

@@ -307,8 +307,9 @@ def test_opcheck(option, device):
     case = arguments(option, (6, 5), torch.float32, device)
     x, grad, velocity = case["x"], case["grad"], case.get("velocity")
     tensor = case["step_size"] if isinstance(case["step_size"], torch.Tensor) else None
-    args = (x, grad, velocity, torch.zeros(6, dtype=torch.float64, device=device), tensor, None, None, case.get("active"), case.get("scale"), None, 0.1, 0.2, 0.3, 0.0, 0.5, -1.0,
-            1.0, -2.0, 2.0, 1, 3, 4, 5, "auto")  # fmt: skip
+    norms = torch.zeros(6, dtype=torch.float64, device=device)
+    args = (x, grad, velocity, norms, tensor, None, None, case.get("active"), case.get("scale"), None, 0.1, 0.2, 0.3, 0.0, 0.5,
+            -1.0, 1.0, -2.0, 2.0, 1, 3, 4, 5, "auto")  # fmt: skip
     torch.library.opcheck(torch.ops.ebm_fast.langevin_step_.default, args)
     torch.library.opcheck(torch.ops.ebm_fast.event_norm.default, (x, "auto"))
     torch.library.opcheck(torch.ops.ebm_fast.noise_.default, (x, None, 2, 0, 1, 2, 3, "auto"))
