@@ -45,8 +45,8 @@ class Foreign(NoiseModel):
     Draws are made with torch's generators seeded by (seed, step, chain_offset), so that a resumed run draws the same; here
     row i does depend on n. A distribution over single numbers with a batch shape counts as one over events of that shape. A
     module that returns a `Distribution` when called (zuko's flows) is asked for it each time; a pair from `sample(n)`
-    (normflows') counts as (states, log densities), as does one from a distribution's `rsample_and_log_prob` (zuko's): the
-    density of a draw is then evaluated once. Its gradients are left alone: draws and densities are constants.
+    (normflows') counts as (states, log densities), which are not evaluated again. Its gradients are left alone: draws and
+    densities are constants.
 
     Raises:
         TypeError: no sample or no log_prob.
@@ -92,15 +92,14 @@ class Foreign(NoiseModel):
     def sample(
         self, n: int, *, seed: int | None = None, step: int = 0, chain_offset: int = 0
     ) -> Tensor:  # (n, *event)
-        return self._drawn(n, None if seed is None else derived_seed(seed, step, chain_offset), density=False)[0]
+        return self._drawn(n, None if seed is None else derived_seed(seed, step, chain_offset))[0]
 
-    def _drawn(self, n: int, seed: int | None, *, density: bool) -> tuple[Tensor, Tensor | None]:
-        """n states, and their log densities where they come along (or are asked for, and drawing can tell them)."""
+    def _drawn(self, n: int, seed: int | None) -> tuple[Tensor, Tensor | None]:
+        """n states, and their log densities where these come along."""
         noise = self._object()
         shape = (n,) if isinstance(noise, Distribution) else n
-        both = getattr(noise, "rsample_and_log_prob", None) if density and isinstance(noise, Distribution) else None
         with torch.no_grad(), nullcontext() if seed is None else torch_seeded(seed):
-            drawn = (both or noise.sample)(shape)
+            drawn = noise.sample(shape)
         drawn, log_p = drawn if isinstance(drawn, tuple) and len(drawn) == 2 else (drawn, None)
         if not isinstance(drawn, Tensor) or drawn.ndim == 0 or len(drawn) != n:
             got = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
@@ -110,23 +109,20 @@ class Foreign(NoiseModel):
     def sample_(
         self, out: Tensor, *, seed: int, step: int = 0, chain_offset: int = 0
     ) -> Tensor:  # (n, *event)
-        return self._fill(out, self._drawn(len(out), derived_seed(seed, step, chain_offset), density=False)[0])
+        self.draw_(out, seed=seed, step=step, chain_offset=chain_offset)
+        return out
 
     def draw_(
         self, out: Tensor, *, seed: int, step: int = 0, chain_offset: int = 0
     ) -> Tensor | None:  # (n, *event) -> (n,)
-        drawn, log_p = self._drawn(len(out), derived_seed(seed, step, chain_offset), density=True)
-        self._fill(out, drawn)
-        return log_p
-
-    @staticmethod
-    def _fill(out: Tensor, drawn: Tensor) -> Tensor:
+        drawn, log_p = self._drawn(len(out), derived_seed(seed, step, chain_offset))
         if drawn.shape != out.shape or drawn.dtype != out.dtype or drawn.device != out.device:
             raise ValueError(
                 f"noise: expected draws like the batch, {out.dtype} {tuple(out.shape)} on {out.device}, got {drawn.dtype} "
                 f"{tuple(drawn.shape)} on {drawn.device}"
             )
-        return out.copy_(drawn)
+        out.copy_(drawn)
+        return log_p
 
     def extra_repr(self) -> str:
         return "" if isinstance(self.noise, nn.Module) else repr(self.noise)

@@ -173,7 +173,7 @@ class AdversarialContrastive(TwoPlayerObjective):
             rows.append(noise)
         draw = None
         if k < m:
-            draw = self._draw(m - k, data, for_generator=for_generator, density=True)
+            draw = self._draw(m - k, data, for_generator=for_generator)
             rows.append(draw.x)
         return torch.cat(rows), [n, k, m - k], draw
 
@@ -182,9 +182,9 @@ class AdversarialContrastive(TwoPlayerObjective):
         log_q = log_p = None
         if draw is not None:
             assert draw.log_prob is not None
-            if draw.log_q is None:
+            if draw.log_q is None:  # one pass for all of them takes fewer, larger kernels than one of the samples' own
                 log_q = wide(draw.log_prob(states))
-            else:  # the samples lie last
+            else:  # of the samples, which lie last
                 log_q = torch.cat([wide(draw.log_prob(states[: -len(draw.log_q)])), wide(draw.log_q)])
         if self.base is not None:
             log_p = wide(self.base.log_prob(states))

@@ -45,7 +45,7 @@ class Player(nn.Module):
         raise NotImplementedError
 
     def draw_with_density(self, n: int, *, seed: int, step: int = 0, chain_offset: int = 0) -> Draw:
-        """The same samples, whose own density will be asked for: with `log_q` where one pass gives both."""
+        """The same samples, of which their own density alone will be asked for: with `log_q` where one pass gives both."""
         return self.draw(n, seed=seed, step=step, chain_offset=chain_offset)
 
 
@@ -169,9 +169,9 @@ class Flow(Player):
     """q of somebody else's flow: a module with `rsample(n)` or `sample(n)`, and `log_prob(x)`; or one that returns a
     reparametrised torch `Distribution` when called, as zuko's flows do.
 
-    A pair from `sample(n)` (normflows') counts as (states, log densities); with `rsample_and_log_prob` (zuko's) samples and
-    their own densities come from one pass. Draws are made with torch's generators seeded by (seed, step, chain_offset), so that
-    a resumed run draws the same; here row i does depend on n.
+    A pair from `sample(n)` (normflows') counts as (states, log densities); where the samples' own density is all that is
+    wanted, `rsample_and_log_prob` (zuko's) gives both in one pass. Draws are made with torch's generators seeded by (seed,
+    step, chain_offset), so that a resumed run draws the same; here row i does depend on n.
 
     Raises:
         TypeError: no module, no samples or no density.

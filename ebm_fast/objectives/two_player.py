@@ -55,7 +55,7 @@ class TwoPlayerObjective(CountedObjective):
         return {"seed": self.seed, "step": step, "chain_offset": self.chain_offset * self.num_noise}
 
     def _draw(self, n: int, like: Tensor | None, *, for_generator: bool = False, density: bool = False) -> Draw:
-        """n samples for one player's turn; `density`: whether log q of them will be asked for."""
+        """n samples for one player's turn; `density`: whether log q of them alone will be asked for."""
         draw = (self.generator.draw_with_density if density else self.generator.draw)(n, **self._counter(for_generator))
         x = draw.x
         if like is not None and (

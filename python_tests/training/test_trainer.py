@@ -100,7 +100,8 @@ PLANS = ((2, NEVER), (7, NEVER), (NEVER, 2), (NEVER, 1), (NEVER, NEVER))
 
 def run_plans(directory: Path) -> None:
     """Each plan in a process of its own, forked before anything was trained; prints how each one ended."""
-    load_digits()  # imports scikit-learn once for all of them
+    torch.set_num_threads(1)
+    build(None)  # imports scikit-learn and what an optimiser needs once for all of them
     for plan in PLANS:
         child = os.fork()
         if child == 0:
