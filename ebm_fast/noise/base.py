@@ -94,7 +94,7 @@ def fitting_data(data: Tensor, least: int = 2) -> Tensor:  # (n, *event)
     """Data to fit to, detached; ValueError unless they are `least` or more finite floating-point states."""
     if not isinstance(data, Tensor) or not data.is_floating_point() or data.ndim < 2 or not data[:1].numel():
         got = f"{data.dtype} {tuple(data.shape)}" if isinstance(data, Tensor) else type(data).__name__
-        raise ValueError(f"data: expected floating-point states (n, *event), got {got}")
+        raise ValueError(f"data: expected floating-point states (n, *event) with n >= 1, got {got}")
     if len(data) < least:
         raise ValueError(f"data: expected at least {least} states to fit to, got {len(data)}")
     if not bool(data.isfinite().all()):

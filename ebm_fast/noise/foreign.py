@@ -75,7 +75,8 @@ class Foreign(NoiseModel):
                 noise = noise()
             except TypeError as error:
                 raise TypeError(
-                    f"noise: {type(self.noise).__name__} has no log_prob, and cannot be called for a distribution: {error}"
+                    "noise: expected an object with sample(n) and log_prob(x), the log of a normalised density; got "
+                    f"{type(self.noise).__name__} without log_prob, which cannot be called for a distribution either: {error}"
                 ) from None
             if not isinstance(noise, Distribution):
                 raise TypeError(

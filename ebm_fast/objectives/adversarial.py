@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ebm_fast.noise import as_noise
 from ebm_fast.objectives.contrastive import Batch
-from ebm_fast.objectives.nce import check_log_z, learnable_log_z, load_log_z, nce_loss
+from ebm_fast.objectives.nce import check_log_z, learnable_log_z, load_log_z, nce_loss, require_like
 from ebm_fast.objectives.numerics import softplus, wide
 from ebm_fast.objectives.players import Draw
 from ebm_fast.objectives.saved import require_fits
@@ -169,6 +169,7 @@ class AdversarialContrastive(TwoPlayerObjective):
             k = min(max(k, 1), m - 1)
         rows = [data]
         if self.base is not None:
+            require_like(self.base, data)
             noise = self.base.sample_(data.new_empty(k, *data.shape[1:]), **self._counter(for_generator))
             rows.append(noise)
         draw = None

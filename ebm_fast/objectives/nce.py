@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast.engine.run import check_count
-from ebm_fast.noise import as_noise
+from ebm_fast.noise import NoiseModel, as_noise
 from ebm_fast.objectives.contrastive import Batch, _split
 from ebm_fast.objectives.counted import CountedObjective
 from ebm_fast.objectives.numerics import softplus, wide
@@ -80,6 +80,14 @@ def load_log_z(log_z: nn.Parameter | None, state: dict[str, Any]) -> None:
     if log_z is not None:
         with torch.no_grad():
             log_z.copy_(state["log_z"])
+
+
+def require_like(noise: NoiseModel, data: Tensor) -> None:
+    """ValueError for a batch of other events than those of the noise, where it knows them."""
+    event = getattr(noise, "event_shape", None)
+    if event is not None and data.shape[1:] != event:
+        wanted = ", ".join(("n", *map(str, event)))
+        raise ValueError(f"batch: expected states ({wanted}) like those of the noise, got {tuple(data.shape)}")
 
 
 class NoiseObjective(CountedObjective):
@@ -154,6 +162,7 @@ class NoiseObjective(CountedObjective):
     def _states(self, data: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Data and noise in one tensor, the noise written where it is drawn; labels of both; log p_n of the noise if known."""
         n = len(data)
+        require_like(self.noise, data)
         states = data.new_empty(n + self._noise_rows(n), *data.shape[1:])
         states[:n] = data
         known = self.noise.draw_(

@@ -100,7 +100,7 @@ class Sampler(nn.Module):
 
 @pytest.mark.parametrize(("name", "argument", "given"), [
     ("NCE", "noise", Unnormalised()), ("RankingNCE", "noise", Unnormalised()), ("BregmanRatioMatching", "noise", Unnormalised()),
-    ("NCE", "noise", nn.Linear(2, 2)), ("AdversarialContrastive", "base", Unnormalised()),
+    ("NCE", "noise", nn.Linear(2, 2)), ("RankingNCE", "noise", Net()), ("AdversarialContrastive", "base", Unnormalised()),
     ("AdversarialContrastive", "generator", Sampler()), ("FlowContrastive", "flow", Sampler()),
     ("VariationalMLE", "generator", Sampler()), ("FlowContrastive", "flow", Unnormalised()),
 ])  # fmt: skip
@@ -108,6 +108,20 @@ def test_noise_without_a_density(name, argument, given):
     """An unnormalised model has samples and no log_prob: every contrast against noise needs it."""
     with pytest.raises(TypeError, match=r"^(noise|generator): .*(log_prob|torch module)"):
         make(name, **{argument: given})
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_events_of_another_shape(name):
+    """Where buffer, noise or generator know the event it is named; else the network's own error tells."""
+    whose = {
+        "like the buffer's": ("PersistentCD", "AdaptiveNCE", "AdaptiveBregman"),
+        "like those of the noise": ("NCE", "RankingNCE", "BregmanRatioMatching", "AdversarialContrastive"),
+        "^generator: .*like the batch": ("FlowContrastive", "VariationalMLE"),
+        "^network: ": ("LatentMLE", "LatentEBM"),
+    }
+    known = {each: told for told, names in whose.items() for each in names}
+    with pytest.raises(ValueError if name in known else RuntimeError, match=known.get(name, "shapes cannot be multiplied")):
+        make(name)(torch.randn(8, 3))
 
 
 def test_data_that_are_empty_or_end():
