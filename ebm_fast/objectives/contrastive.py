@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class ContrastiveDivergence(Saved):
     chains of other indices have other noise. Source: Hinton 2002. Raises TypeError or ValueError naming the argument.
     """
 
-    _settings = ("sampler", "num_steps", "energy_l2", "kl_weight", "entropy_weight", "data_noise")
+    _settings: ClassVar[tuple[str, ...]] = ("sampler", "num_steps", "energy_l2", "kl_weight", "entropy_weight", "data_noise")
 
     def __init__(
         self,

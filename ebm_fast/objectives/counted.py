@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class CountedObjective(Saved):
     naming it; on CUDA this comes an iteration or so late, because nothing waits for the device, unless `check=True`.
     """
 
-    _settings = ("num_noise",)
+    _settings: ClassVar[tuple[str, ...]] = ("num_noise",)
 
     def __init__(
         self,

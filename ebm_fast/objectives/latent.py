@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def latent_ebm_loss(
 class _LatentObjective(CountedObjective):
     """Chains of latents: where they start, which of the engine's steps they take."""
 
-    _settings = ("sampler", "num_chains", "latent_shape", "init")
+    _settings: ClassVar[tuple[str, ...]] = ("sampler", "num_chains", "latent_shape", "init")
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -95,7 +95,7 @@ class SlicedScoreMatching(ScoreObjective):
     Source: Song, Garg, Shi, Ermon 2019; thesis (2.9).
     """
 
-    _settings = ("num_projections", "projection", "variance_reduced")
+    _settings: ClassVar[tuple[str, ...]] = ("num_projections", "projection", "variance_reduced")
 
     def __init__(
         self, model: Model, *, num_projections: int = 1, projection: str = "gaussian", variance_reduced: bool = False,
