@@ -17,7 +17,7 @@ from .measure import Distance, Truth, energies_at
 from .methods import Method, Problem, Setting
 
 _WARM, _TIMED = 10, 30  # iterations from which the time of one is told
-_LEAST = 20
+_LEAST = 20  # iterations of a training, however short its time
 _SHOWN = 1000
 _CHAIN = 1000
 
