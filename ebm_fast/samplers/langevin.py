@@ -18,7 +18,6 @@ from ..ops import checks
 from ..ops.guard import guard_, guard_steps
 from ..ops.langevin import langevin_step_, langevin_steps
 from ..ops.noise import fresh_seed
-from ..ops.norm import norms_like
 from .base import (
     Sampler,
     Transition,
@@ -209,7 +208,7 @@ class LangevinTransition(Transition):
         state = self.state
         if self.rng is not None:
             self._evaluated = None  # a captured graph must compute all it reads
-        if state.x.numel():
+        if state.x.numel() and num_steps:
             (self._gradient_first if self.sampler.order == "gradient" else self._noise_first)(num_steps)
         if self.rng is not None:
             self.rng[1].add_(num_steps)
@@ -291,50 +290,62 @@ class LangevinTransition(Transition):
                    **looked)  # fmt: skip
         return grad
 
+    def _unchanging(self, num_steps: int) -> bool:
+        """Takes the steps if they differ in their gradient and noise alone: their ops are then bound, and checked, once."""
+        if self.rng is not None or self.sampler.has_schedule():
+            return False
+        state, ahead = self.state, int(self.sampler.order == "noise")
+        if self._bound is None:
+            self._bound = self._bind()
+        noise, update, last, look = self._bound
+        if ahead:  # noise of step k + 1 rides on the gradient step of step k
+            noise(None, state.step)
+        end = state.step + num_steps
+        for step in range(state.step, end):
+            energy, grad = self._evaluated or self.energy.value_and_grad(state.x)
+            self._evaluated, self.last_energy = None, energy
+            if look is not None:
+                look(grad, energy if energy.dtype is self._arithmetic else energy.to(self._arithmetic), step)
+            (last if ahead and step + 1 == end else update)(grad, step + ahead)
+        self.gradients += num_steps
+        return True
+
+    def _bind(self) -> tuple[Any, ...]:
+        """Passes of noise alone, of a step, and of a step without noise; and the guard."""
+        state, sampler, velocity = self.state, self.sampler, self.state.extra.get("velocity")
+        step_size, noise_std = self._coefficients(0)
+
+        def passes(noise_std: Any, **clamp: Any) -> Callable[[Tensor | None, int], None]:
+            return langevin_steps(
+                state.x, step_size=step_size, noise_std=noise_std, grad_clip=sampler.grad_clip,
+                grad_clip_norm=sampler.grad_clip_norm, prior_precision=sampler.prior_precision, velocity=velocity,
+                momentum=sampler.momentum, active=self._active, norm_sum=None if self.guard else self._norm_sum, seed=state.seed,
+                chain_offset=state.chain_offset, scale=self.scale, backend=self.backend, **clamp,
+            )  # fmt: skip
+
+        update, look = passes(noise_std, **self.clamp), None
+        if self.guard:
+            look = guard_steps(state.x, divergence_step=state.divergence_step, active=self._active, norm_sum=self._norm_sum,
+                               momentum=velocity, step_size=step_size, noise_std=noise_std, backend=self.backend,
+                               **self._reach)  # fmt: skip
+        if sampler.order == "gradient":
+            return None, update, None, look
+        return passes(noise_std, **self.clamp_noise), update, passes(0.0, **self.clamp_step), look
+
     def _gradient_first(self, num_steps: int) -> None:
-        if not (self.rng is not None or self.sampler.has_schedule()):
-            self._unchanging(num_steps)
+        if self._unchanging(num_steps):
             return
         for k in range(num_steps):
             step_size, noise_std = self._coefficients(k)
             grad = self._evaluate(step_size, noise_std, k)
             self._update(grad, step_size, noise_std, k, **self.clamp)
 
-    def _unchanging(self, num_steps: int) -> None:
-        """Steps that differ in their gradient and noise alone: their ops are bound, and checked, once."""
-        state = self.state
-        if self._bound is None:
-            self._bound = self._bind()
-        update, look, norm_of = self._bound
-        for step in range(state.step, state.step + num_steps):
-            energy, grad = self._evaluated or self.energy.value_and_grad(state.x)
-            self._evaluated, self.last_energy = None, energy
-            if look is not None:
-                look(grad, energy if energy.dtype is self._arithmetic else energy.to(self._arithmetic), step)
-            elif norm_of is not None:
-                self._norm_sum += norm_of(grad)
-            update(grad, step)
-        self.gradients += num_steps
-
-    def _bind(self) -> tuple[Callable[..., None], Callable[..., None] | None, Callable[[Tensor], Tensor] | None]:
-        """The update, and the guard or what takes the norm."""
-        state, sampler, velocity = self.state, self.sampler, self.state.extra.get("velocity")
-        step_size, noise_std = self._coefficients(0)
-        update = langevin_steps(
-            state.x, step_size=step_size, noise_std=noise_std, grad_clip=sampler.grad_clip, grad_clip_norm=sampler.grad_clip_norm,
-            prior_precision=sampler.prior_precision, velocity=velocity, momentum=sampler.momentum, active=self._active,
-            seed=state.seed, chain_offset=state.chain_offset, scale=self.scale, backend=self.backend, **self.clamp,
-        )  # fmt: skip
-        if self.guard:
-            return update, guard_steps(state.x, divergence_step=state.divergence_step, active=self._active,
-                                       norm_sum=self._norm_sum, momentum=velocity, step_size=step_size, noise_std=noise_std,
-                                       backend=self.backend, **self._reach), None  # fmt: skip
-        return update, None, None if self._norm_sum is None else norms_like(state.x, self.backend)
-
     def _noise_first(self, num_steps: int) -> None:
         # Noise of step k+1 rides on the gradient step of step k. A 16-bit state would be rounded once less than where
         # a record lies between the two, so there the passes stay apart and the chain is the same either way.
         fuse = self.state.x.itemsize >= 4
+        if fuse and self._unchanging(num_steps):
+            return
         following = self._coefficients(0)
         self._update(None, *following, 0, **self.clamp_noise)
         for k in range(num_steps):
