@@ -64,10 +64,16 @@ def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any
     return f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x)
 
 
-def pays(x: Tensor) -> bool:
-    """Whether whole chains are the faster way for a run like this, by measurement: on the CPU a lane holds a chain, and where a
-    few chains have long events most lanes and threads would have nothing to do."""
-    return x.device.type != "cpu" or x.shape[0] >= 16 or x.numel() < 1024 * x.shape[0]
+def pays(energy: Energy, x: Tensor) -> bool:
+    """Whether whole chains are the faster way for a run like this, by measurement: on the CPU a long event has a vector's lanes to
+    itself. Energies of matrix products and mixtures keep a chain in each lane, and where few of them have long events most lanes
+    and threads would have nothing to do."""
+    dim = x.numel() // max(x.shape[0], 1)
+    if x.device.type != "cpu" or x.shape[0] >= 16 or dim < 1024:
+        return True
+    from ..ops.native import chain_in_lanes  # `why_not` has no objection: it is there
+
+    return chain_in_lanes(energy.descriptor().kind, dim)  # type: ignore[union-attr]
 
 
 def transition(energy: EnergyFunction, sampler: Any, state: ChainState, *, backend: str | None, guard: bool,

@@ -61,7 +61,7 @@ def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: S
     asked = wish(backend)
     if strategy in ("auto", "fused"):
         reason = fused.why_not(energy, sampler, x, condition, backend)
-        if not reason and (strategy == "fused" or fused.pays(x)):
+        if not reason and (strategy == "fused" or fused.pays(energy, x)):
             return "fused", backend
         if strategy == "fused":
             raise ValueError(f"strategy='fused' cannot run this chain: {reason}")

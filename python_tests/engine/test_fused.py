@@ -259,8 +259,12 @@ def test_gradients_cost_nothing_in_python(monkeypatch):
     assert len(calls) == 1
 
 
-def test_few_chains_of_long_events_are_stepped_unless_asked_otherwise():
-    """A lane holds a chain: measured, steps are up to ten times as fast there."""
-    energy, sampler = E.Gaussian(torch.zeros(1024)), ef.Langevin(0.01)
-    for n, strategy, ran in ((15, "auto", "step"), (16, "auto", "fused"), (2, "fused", "fused")):
-        assert ef.sample(energy, sampler, normal(n, 1024), num_steps=2, seed=1, strategy=strategy).strategy == ran
+def test_few_chains_of_long_events_are_stepped_where_a_lane_holds_a_chain():
+    """Most lanes would be empty there; elsewhere the elements have the lanes to themselves."""
+    lattice, sampler = E.PhiFour((32, 32)), ef.Langevin(0.001)
+    mixture = E.GaussianMixture(normal(2, 1024), 1.0, torch.full((2,), 0.5))
+    for energy, n, strategy, ran in (
+        (mixture, 15, "auto", "step"), (mixture, 16, "auto", "fused"), (mixture, 2, "fused", "fused"), (lattice, 1, "auto", "fused"),
+    ):  # fmt: skip
+        x0 = normal(n, *energy.event_shape)
+        assert ef.sample(energy, sampler, x0, num_steps=2, seed=1, strategy=strategy).strategy == ran
