@@ -1,5 +1,6 @@
-"""P2 and P3: K Langevin steps on a mixture and on an MLP in one native call, beside the loop that scripts write, that loop
-compiled, in a CUDA graph (on a GPU), and one jitted JAX scan (on a CPU); and HMC on a dense Gaussian.
+"""P2 and P3: K Langevin steps on a mixture and on an MLP in one native call, beside the loop that scripts write (`usual`), that
+loop without its mistakes and on our own layout of the energy (`eager`), compiled, in a CUDA graph (on a GPU), and one jitted
+JAX scan (on a CPU); and HMC on a dense Gaussian.
 
 The floor of the mixture is arithmetic: a Philox block, a Box-Muller pair and M exponentials for each chain and step; the row
 "floor" times the first two alone (Langevin on a diagonal Gaussian). That of the MLP and the dense Gaussian are the
@@ -51,6 +52,33 @@ def network(precision: str = "float32", dim: int = 2, width: int = 128) -> Any:
 def network_flops(dim: int = 2, width: int = 128) -> float:
     """Of a gradient: two products a layer, forwards and backwards."""
     return 4.0 * (dim * width + width * width + width)
+
+
+def usual(energy: Any) -> Callable[[Tensor, int], Tensor]:
+    """The loop that scripts write: the energy as its formula says, gradients that nobody asked for, new tensors at each step."""
+    if isinstance(energy, E.MLPEnergy):
+        layers: list[torch.nn.Module] = []
+        for linear in energy.layers:
+            layers += [torch.nn.Linear(linear.in_features, linear.out_features), torch.nn.Tanh()]
+        net = torch.nn.Sequential(*layers[:-1]).to(energy.layers[0].weight.device)
+        value: Callable[[Tensor], Tensor] = net
+    else:
+        n = 8 * energy.dim
+        c, mu, a = energy.descriptor().parameters.split([8, n, n])
+        mu, a = mu.reshape(8, -1), a.reshape(8, -1)
+
+        def value(x: Tensor) -> Tensor:
+            return -torch.logsumexp(c - 0.5 * (a * (x[:, None] - mu) ** 2).sum(2), dim=1)
+
+    def loop(start: Tensor, steps: int) -> Tensor:
+        x = start.clone()
+        for _ in range(steps):
+            x = x.detach().requires_grad_(True)
+            value(x).sum().backward()
+            x = x - STEP_SIZE * x.grad + NOISE_STD * torch.randn_like(x)
+        return x.detach()
+
+    return loop
 
 
 def mended(energy: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
@@ -142,9 +170,10 @@ def contestants(energy: Any, chains: int, steps: int, plain: Any = None, device:
     check(energy, start[:500])
     x = start.clone()
     options = {"num_steps": steps, "step_size": STEP_SIZE, "noise_std": NOISE_STD, "seed": 1}
-    compiled = torch.compile(plain, dynamic=False)
+    compiled, script = torch.compile(plain, dynamic=False), usual(plain)
     calls: dict[str, Callable[[], object]] = {
         "ebm_fast": lambda: ef.langevin_(x, energy, strategy="fused", **options),
+        "usual": lambda: script(start, steps),
         "eager": lambda: mended(plain, start, steps),
         "compiled": lambda: mended(compiled, start, steps),
     }
@@ -178,7 +207,7 @@ def race(case: str, energy: Any, chains: int, steps: int, flops: float, device: 
 
 @pytest.mark.parametrize("chains", [100, 10_000, 1_000_000], ids=["1e2", "1e4", "1e6"])
 def test_mixture(chains, device, seconds, record):
-    """P2: at 10^4 chains 30x eager, 20x JAX."""
+    """P2: at 10^4 chains 30x the usual loop, 20x JAX."""
     steps = max(2, min(100, 10**6 // chains))
     race(f"P2 mixture M=8 d=2, {chains} chains", mixture(), chains, steps, 0.0, device, seconds, record)
 
@@ -191,6 +220,15 @@ def test_network(chains, precision, device, seconds, record):
         pytest.skip("a CPU computes it in float32")
     case, steps = f"P3 MLP 2-128-128-1 {precision}, {chains} chains", 50 if chains == 64 else 5
     race(case, network(precision), chains, steps, network_flops(), device, seconds, record, plain=network())
+
+
+@pytest.mark.parametrize(("dim", "width"), [(2, 64), (64, 64), (64, 256)])
+@pytest.mark.parametrize("chains", [64, 4096])
+def test_network_of_size(chains, dim, width, device, seconds, record):
+    """P3 at the ends of its range, float32."""
+    case = f"P3 MLP {dim}-{width}-{width}-1 float32, {chains} chains"
+    steps = 50 if chains == 64 else 5
+    race(case, network(dim=dim, width=width), chains, steps, network_flops(dim, width), device, seconds, record)
 
 
 def test_dense_gaussian(device, seconds, record):

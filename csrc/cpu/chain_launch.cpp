@@ -3,7 +3,6 @@
 #include <memory>
 #include <new>
 #include <string>
-#include <vector>
 #include "chain_kernels.h"
 #include "launch.h"
 #include "parallel.h"
@@ -43,7 +42,7 @@ struct Workspace {
         return at;
     }
 };
-thread_local Workspace workspace;
+thread_local Workspace workspace, packing;
 
 }  // namespace
 
@@ -55,13 +54,14 @@ void chain_cpu(const ChainParams& c, int threads) {
     int groups = most ? 1 : 0;                     // as wide as leaves every thread a tile, two where there is plenty
     while (groups < most && vectors >= 2 * groups * threads) groups *= 2;
     const int64_t tile = groups ? lanes * groups : 1, tiles = (c.chains + tile - 1) / tile, bytes = k.space(c, mlp, groups);
-    std::vector<float> packed(static_cast<size_t>(mlp ? mlp->packed_size(c) : k.packed_size(c)));
-    if (!packed.empty()) (mlp ? mlp->pack : k.pack)(c, packed.data());
-    const float* parameters = packed.empty() ? nullptr : packed.data();
-    bool failed = false;
+    const int64_t packed = mlp ? mlp->packed_size(c) : k.packed_size(c);
+    float* const parameters = packed ? static_cast<float*>(packing.of(packed * 4)) : nullptr;
+    bool failed = packed && !parameters;
+    if (failed) throw std::bad_alloc();
+    if (packed) (mlp ? mlp->pack : k.pack)(c, parameters);
     // A tile's step costs at least a microsecond: short calls of few chains stay on one thread.
-    const int64_t work = c.steps * (groups ? (c.dim + 8) * groups : c.dim / lanes + 8),
-                  grain = work >= 512 ? 1 : (512 + work - 1) / work;
+    const int64_t work = c.steps * (groups ? (c.dim + 8) * groups : c.dim / lanes + 8);
+    const int64_t grain = work >= 512 ? 1 : (512 + work - 1) / work;
     parallel_for(tiles, grain, 1, threads, [&](int64_t begin, int64_t end) {
         void* space = workspace.of(bytes);
         if (space) k.run(c, mlp, groups, parameters, begin, end, space);

@@ -274,6 +274,8 @@ def fused_energy(
 
     Descriptor: `triton:...`. Needs Triton 3.3 or later to run as a kernel.
     """
+    if callable(dim):
+        raise TypeError("dim must be given: write @fused_energy(dim=...) above the function")
     shape = tuple(dimension(d, "dim") for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
     if not shape or math.prod(shape) > MOST_NUMBERS:
         raise ValueError(f"dim must be 1 to {MOST_NUMBERS} numbers, since an event lives in one thread's registers, got {dim}")

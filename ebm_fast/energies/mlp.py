@@ -50,6 +50,8 @@ class MLPEnergy(Summable, nn.Module):
         super().__init__()
         self.event_shape = tuple(dimension(d, "dim") for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
         self.dim = math.prod(self.event_shape)
+        if isinstance(widths, (str, bytes)) or not isinstance(widths, Sequence):
+            raise TypeError(f"widths must be those of 1 to 4 hidden layers, such as (128, 128), got {widths!r}")
         self.widths = tuple(dimension(w, "widths") for w in widths)
         if not 1 <= len(self.widths) <= 4 or max(self.widths) > 512:
             raise ValueError(f"widths must be those of 1 to 4 hidden layers, each at most 512, got {self.widths}")
@@ -67,7 +69,8 @@ class MLPEnergy(Summable, nn.Module):
         """E(x)."""
         h = x.flatten(1)
         if h.shape[1] != self.dim:
-            raise ValueError(f"x must have events of {self.dim} numbers, shape (n, {self.event_shape}), got {tuple(x.shape)}")
+            shape = ", ".join(map(str, ("n", *self.event_shape)))
+            raise ValueError(f"x must have shape ({shape}) for this MLPEnergy, or (n, {self.dim}), got {tuple(x.shape)}")
         if self.precision == "bfloat16":
             return self._rounded(h)
         last: nn.Module = self.layers[-1]

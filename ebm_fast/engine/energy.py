@@ -11,6 +11,14 @@ from torch import Tensor
 Energy = Callable[..., Tensor]
 
 
+def check_energy(energy: Any) -> None:
+    """Something that can be called with states; a class would make an object of them."""
+    if isinstance(energy, type):
+        raise TypeError(f"energy must be an object, got the class {energy.__name__}: write {energy.__name__}(...)")
+    if not callable(energy):
+        raise TypeError(f"energy must be callable, (n, *event) -> (n,), got {type(energy).__name__}")
+
+
 class EnergyFunction:
     """e = E(x), g = dE/dx of any callable energy (n, *event) -> (n,), with keyword tensors passed on.
 
@@ -20,8 +28,7 @@ class EnergyFunction:
     """
 
     def __init__(self, energy: Energy, condition: Mapping[str, Any] | None = None) -> None:
-        if not callable(energy):
-            raise TypeError(f"energy must be callable, (n, *event) -> (n,), got {type(energy).__name__}")
+        check_energy(energy)
         self.energy = energy
         if condition is not None and not isinstance(condition, Mapping):
             raise TypeError(f"condition must be a dict of keyword arguments of the energy, got {type(condition).__name__}")

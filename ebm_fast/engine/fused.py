@@ -20,10 +20,10 @@ from .state import ChainState, StepInfo
 _DEFINING = ("forward", "energy_and_grad", "grad", "_energy", "_both", "_gradient", "_act", "_rounded")
 
 
-def _described(energy: Any) -> tuple[str, str]:
-    """(why an energy's descriptor cannot be used, empty if it can; its kind)."""
+def _described(energy: Any) -> tuple[str, Any]:
+    """(why an energy's descriptor cannot be used, empty if it can; the descriptor)."""
     if not callable(getattr(energy, "descriptor", None)):
-        return f"the energy has no descriptor() for the native engine: {type(energy).__name__}", ""
+        return f"the energy has no descriptor() for the native engine: {type(energy).__name__}", None
     order = type(energy).__mro__
 
     def definer(name: str) -> int:
@@ -32,58 +32,67 @@ def _described(energy: Any) -> tuple[str, str]:
     described = min(definer("descriptor"), definer("_pack"))
     own = next((name for name in _DEFINING if definer(name) < described), None)
     if own is not None:
-        return f"{type(energy).__name__} defines {own}() anew and not its descriptor", ""
+        return f"{type(energy).__name__} defines {own}() anew and not its descriptor", None
     if any(m._forward_hooks or m._forward_pre_hooks for m in (energy.modules() if isinstance(energy, torch.nn.Module) else ())):
-        return "the energy has forward hooks, which the native engine would not call", ""
+        return "the energy has forward hooks, which the native engine would not call", None
     if "forward" in vars(energy):
-        return "forward() is defined anew on this instance, and its descriptor is not", ""
+        return "forward() is defined anew on this instance, and its descriptor is not", None
     try:
-        return "", energy.descriptor().kind
+        return "", energy.descriptor()
     except ValueError as error:
-        return str(error), ""
+        return str(error), None
 
 
 def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any] | None, backend: str | None) -> str:
     """Why this chain cannot be run whole by native code; empty if it can."""
-    reason, kind = _described(energy)
-    if reason:
-        return reason
+    return plan(energy, sampler, x, condition, backend)[0]
+
+
+def plan(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any] | None, backend: str | None) -> tuple[str, Any]:
+    """(why this chain cannot be run whole by native code, empty if it can; the energy's descriptor, read once for the run)."""
+    reason, descriptor = _described(energy)
+    if not reason and x.shape[0] and descriptor.dim != x[0].numel():
+        reason = f"the energy's events have {descriptor.dim} numbers, x has shape {tuple(x.shape)}"
+    return reason or _unfit(descriptor.kind, sampler, x, condition, backend), descriptor
+
+
+def _unfit(kind: str, sampler: Any, x: Tensor, condition: Mapping[str, Any] | None, backend: str | None) -> str:
     if condition:
         return "the energy is called with a condition"
     if x.dtype != torch.float32:
         return f"the native engine computes in float32, x has dtype {str(x.dtype).removeprefix('torch.')}"
-    plan = getattr(sampler, "why_not_fused", None)
+    unfit = getattr(sampler, "why_not_fused", None)
     if kind.startswith(user_energy.PREFIX):
         reason = user_energy.why_not(x.device, backend)
-        return reason or (f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x))
+        return reason or (f"{type(sampler).__name__} has no whole-chain form" if unfit is None else unfit(x))
     asked, device = wish(backend), x.device.type
     if device not in ("cpu", "cuda") or asked not in ("auto", device):
         return f"there is no whole-chain code of backend {asked!r} on {device}"
     if reason := why_not_backend(device):
         return reason
-    return f"{type(sampler).__name__} has no whole-chain form" if plan is None else plan(x)
+    return f"{type(sampler).__name__} has no whole-chain form" if unfit is None else unfit(x)
 
 
-def pays(energy: Energy, x: Tensor) -> bool:
-    """Whether whole chains are the faster way for a run like this, by measurement: on the CPU a long event has a vector's lanes to
-    itself. Energies of matrix products and mixtures keep a chain in each lane, and where few of them have long events most lanes
-    and threads would have nothing to do."""
-    dim = x.numel() // max(x.shape[0], 1)
-    if x.device.type != "cpu" or x.shape[0] >= 16 or dim < 1024:
+def pays(descriptor: Any, x: Tensor) -> bool:
+    """Whether whole chains are the faster way for a run like this, by measurement (docs/performance.md). On the CPU torch is ahead
+    where an energy's many parameters are read for a few long chains, whose tile leaves most lanes and threads empty, and where a
+    matrix outgrows the caches, which a tile of chains reads anew in each step."""
+    if x.device.type != "cpu" or x.numel() < 1024 * x.shape[0]:
         return True
-    from ..ops.native import chain_in_lanes  # `why_not` has no objection: it is there
+    numbers = descriptor.parameters.numel()
+    if descriptor.kind in ("gaussian_dense", "logistic_regression", "mlp"):
+        return x.shape[0] >= 4 and numbers <= 2**21
+    return descriptor.kind != "mixture" or x.shape[0] > 1 or numbers <= 2**17
 
-    return chain_in_lanes(energy.descriptor().kind, dim)  # type: ignore[union-attr]
 
-
-def transition(energy: EnergyFunction, sampler: Any, state: ChainState, *, backend: str | None, guard: bool,
+def transition(energy: EnergyFunction, sampler: Any, state: ChainState, descriptor: Any, *, backend: str | None, guard: bool,
                track: bool) -> Any:  # fmt: skip
-    """The sampler's own transition, whose steps native code takes. Call it where `why_not` has no objection."""
+    """The sampler's own transition, whose steps native code takes. Call it where `plan` has no objection."""
     steps = sampler.transition(energy, state, backend=backend, guard=guard, track=track, rng=None)
     if hasattr(steps, "inner"):  # replicas: the swaps stay, the steps between them are fused
-        steps.inner = FusedTransition(steps.inner, energy.energy, backend)
+        steps.inner = FusedTransition(steps.inner, descriptor, backend)
         return steps
-    return FusedTransition(steps, energy.energy, backend)
+    return FusedTransition(steps, descriptor, backend)
 
 
 class FusedTransition:
@@ -93,8 +102,8 @@ class FusedTransition:
     of an adapter that looks inside the proposals by the transition itself.
     """
 
-    def __init__(self, steps: Any, energy: Any, backend: str | None) -> None:
-        self.steps, self.energy, self.backend = steps, energy, backend
+    def __init__(self, steps: Any, descriptor: Any, backend: str | None) -> None:
+        self.steps, self.descriptor, self.backend = steps, descriptor, backend
         self.native = False  # whether energy and gradient that are carried were computed by native code
 
     @property
@@ -150,7 +159,7 @@ class FusedTransition:
                 # Energy and gradient that torch computed for the start may depend on the batch in the last place.
                 plan["carried"] = False
             self.native = True
-            chain_(state.x, self.energy.descriptor(), steps=num_steps, seed=state.seed, step=state.step,
+            chain_(state.x, self.descriptor, steps=num_steps, seed=state.seed, step=state.step,
                    chain_offset=state.chain_offset, backend=self.backend, **plan, **recorded)  # fmt: skip
             self.steps.chain_done(plan, num_steps)
         state.step += num_steps

@@ -15,7 +15,7 @@ from ..ops import checks
 from ..ops.backend import wish
 from ..ops.noise import fresh_seed
 from . import fused, graph
-from .energy import Energy, EnergyFunction
+from .energy import Energy, EnergyFunction, check_energy
 from .keep import Kept, Moments, Pace, first_guess
 from .state import ChainState, Interrupted, Run, RunStats, StepInfo, no_divergence
 
@@ -53,22 +53,23 @@ class Sampler(Protocol):
 
 
 def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: Sampler, x: Tensor,
-                  condition: Mapping[str, Any] | None) -> tuple[str, str | None]:  # fmt: skip
-    """(strategy, backend of its ops): `fused` where it can, `graph` for modules on CUDA, `step` otherwise; forced ones are
-    honoured or refused."""
+                  condition: Mapping[str, Any] | None) -> tuple[str, str | None, Any]:  # fmt: skip
+    """(strategy, backend of its ops, the energy's descriptor where `fused`): `fused` where it can, `graph` for modules on CUDA,
+    `step` otherwise; forced ones are honoured or refused."""
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    check_energy(energy)
     asked = wish(backend)
     if strategy in ("auto", "fused"):
-        reason = fused.why_not(energy, sampler, x, condition, backend)
-        if not reason and (strategy == "fused" or fused.pays(energy, x)):
-            return "fused", backend
+        reason, descriptor = fused.plan(energy, sampler, x, condition, backend)
+        if not reason and (strategy == "fused" or fused.pays(descriptor, x)):
+            return "fused", backend, descriptor
         if strategy == "fused":
             raise ValueError(f"strategy='fused' cannot run this chain: {reason}")
     if strategy == "reference":
         if asked not in ("auto", "reference"):
             raise ValueError(f"strategy='reference' runs on backend 'reference', got backend={asked!r}")
-        return "reference", "reference"
+        return "reference", "reference", None
     if strategy == "graph" and not x.is_cuda:
         raise ValueError(f"strategy='graph' needs x on a CUDA device, got {x.device}; use strategy='step'")
     if strategy == "graph" and graph.why_not(sampler):
@@ -76,7 +77,7 @@ def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: S
     if strategy == "auto":
         capturable = x.is_cuda and isinstance(energy, torch.nn.Module) and asked != "reference" and not graph.why_not(sampler)
         strategy = "graph" if capturable and graph.worked_before(energy) else "step"
-    return strategy, backend
+    return strategy, backend, None
 
 
 def run_(
@@ -106,23 +107,24 @@ def run_(
     if not x.numel() or not num_steps:
         return x.new_zeros(x.shape[0]) if grad_norm else None
     forced = strategy == "graph"
-    strategy, backend = pick_strategy(strategy, backend, energy, sampler, x, condition)
+    strategy, backend, descriptor = pick_strategy(strategy, backend, energy, sampler, x, condition)
     state = ChainState(x, seed, step, chain_offset=chain_offset)
     if strategy == "graph":
         norm = graph.run(energy, sampler, state, num_steps, condition, backend, grad_norm, forced)
         if norm is not graph.FAILED:
             return norm
-    transition = _bind(strategy, sampler, EnergyFunction(energy, condition), state, backend, guard=False, track=grad_norm)
+    transition = _bind(strategy, sampler, EnergyFunction(energy, condition), state, backend, descriptor, guard=False,
+                       track=grad_norm)  # fmt: skip
     if grad_norm and hasattr(transition, "track_gradients"):
         transition.track_gradients()
     transition.advance(num_steps)
     return transition.grad_norm() if grad_norm else None
 
 
-def _bind(strategy: str, sampler: Sampler, energy: EnergyFunction, state: ChainState, backend: str | None, *, guard: bool,
-          track: bool) -> Transition:  # fmt: skip
+def _bind(strategy: str, sampler: Sampler, energy: EnergyFunction, state: ChainState, backend: str | None, descriptor: Any, *,
+          guard: bool, track: bool) -> Transition:  # fmt: skip
     if strategy == "fused":
-        return fused.transition(energy, sampler, state, backend=backend, guard=guard, track=track)
+        return fused.transition(energy, sampler, state, descriptor, backend=backend, guard=guard, track=track)
     return sampler.transition(energy, state, backend=backend, guard=guard, track=track, rng=None)
 
 
@@ -254,13 +256,13 @@ def sample(
     guard = on_divergence != "ignore"
     if state.divergence_step is None:
         state.divergence_step = no_divergence(state.x)
-    name, backend = pick_strategy(strategy, backend, energy, sampler, state.x, condition)
+    name, backend, descriptor = pick_strategy(strategy, backend, energy, sampler, state.x, condition)
     transition: Transition
     if name == "graph" and strategy == "graph":
         transition = graph.chunked(energy, sampler, state, condition, backend, guard, thin)
     else:
         name = "step" if name == "graph" else name
-        transition = _bind(name, sampler, EnergyFunction(energy, condition), state, backend, guard=guard, track=True)
+        transition = _bind(name, sampler, EnergyFunction(energy, condition), state, backend, descriptor, guard=guard, track=True)
     _check_energies(transition, state, resume, on_divergence)
     kept = Kept(transition, num_steps // thin, record, record if record_energy is None else record_energy)
     average = Moments(transition.position(), backend) if moments else None

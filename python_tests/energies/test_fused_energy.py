@@ -142,6 +142,8 @@ def test_bad_arguments_are_named(arguments, error, words):
 
 
 def test_what_cannot_be_decorated():
+    with pytest.raises(TypeError, match=r"write @fused_energy\(dim=...\)"):
+        ef.fused_energy(kernel)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="decorates a function"):
         ef.fused_energy(2)(torch.nn.Identity())
     with pytest.raises(ValueError, match="'dim' is a name that every energy has"):

@@ -136,6 +136,7 @@ def test_bfloat16_chains_are_those_of_every_strategy():
     [
         ({"dim": 0}, ValueError, "dim must be at least 1"),
         ({"dim": 2000}, ValueError, "dim must be at most 1024"),
+        ({"dim": 2, "widths": 16}, TypeError, r"widths must be those .* such as \(128, 128\), got 16"),
         ({"dim": 2, "widths": ()}, ValueError, "widths must be those of 1 to 4"),
         ({"dim": 2, "widths": (8,) * 5}, ValueError, "widths must be those of 1 to 4"),
         ({"dim": 2, "widths": (513,)}, ValueError, "at most 512"),

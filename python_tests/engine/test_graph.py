@@ -178,7 +178,7 @@ def test_sample_replays_chunks(name, replayed, monkeypatch):
     net, sampler, x0 = Module(bowl), MOVES[name], normal(16, 3)
     options = {"num_steps": 23, "thin": 5, "warmup": 7, "seed": 4}
     step = ef.sample(net, sampler, x0, strategy="step", **options)
-    monkeypatch.setattr(run, "pick_strategy", lambda strategy, backend, *args: (strategy, backend))
+    monkeypatch.setattr(run, "pick_strategy", lambda strategy, backend, *args: (strategy, backend, None))
     chunks = ef.sample(net, sampler, x0, strategy="graph", **options)
     assert chunks.strategy == "graph"
     assert torch.equal(chunks.samples, step.samples)

@@ -177,6 +177,7 @@ def test_divergence_policies(order, dtype, device):
         (lambda x: 3.0, TypeError, "energy must return a tensor"),
         (lambda x: (x > 0).sum(1), TypeError, "floating-point"),
         ("energy", TypeError, "energy must be callable"),
+        (ef.energies.Ring, TypeError, r"got the class Ring: write Ring\(\.\.\.\)"),
     ],
 )
 def test_bad_energies_are_named(energy, error, match):

@@ -37,9 +37,31 @@ constexpr int PANEL = 6;
 HD inline int64_t panels(int64_t rows) { return (rows + PANEL - 1) / PANEL; }
 
 inline void pack_panels(const float* a, int64_t rows, int64_t columns, float* out) {
-    for (int64_t r0 = 0; r0 < rows; r0 += PANEL)
-        for (int64_t k = 0; k < columns; ++k)
-            for (int64_t r = r0; r < r0 + PANEL; ++r) *out++ = r < rows ? a[r * columns + k] : 0.0f;
+    for (int64_t r0 = 0; r0 < rows; r0 += PANEL, a += PANEL * columns) {
+        const int64_t there = rows - r0;
+        if (there >= PANEL) {
+            for (int64_t k = 0; k < columns; ++k)
+                for (int r = 0; r < PANEL; ++r) *out++ = a[r * columns + k];
+        } else {
+            for (int64_t k = 0; k < columns; ++k)
+                for (int r = 0; r < PANEL; ++r) *out++ = r < there ? a[r * columns + k] : 0.0f;
+        }
+    }
+}
+
+// The panels of its transpose
+inline void pack_transposed(const float* a, int64_t rows, int64_t columns, float* out) {
+    for (int64_t k0 = 0; k0 < columns; k0 += PANEL) {
+        const int64_t there = columns - k0;
+        for (int64_t r = 0; r < rows; ++r, out += PANEL) {
+            const float* const row = a + r * columns + k0;
+            if (there >= PANEL) {
+                for (int k = 0; k < PANEL; ++k) out[k] = row[k];
+            } else {
+                for (int k = 0; k < PANEL; ++k) out[k] = k < there ? row[k] : 0.0f;
+            }
+        }
+    }
 }
 
 // acc[r][g] += sum_k panel[k][r] y[k][g], k ascending, of the first R rows. Inlined, or acc would travel through memory.

@@ -90,9 +90,8 @@ struct Mlp {
             out += filled * columns;
             float* const bias = out;
             out += filled;
-            for (int64_t k0 = 0; k0 < columns; k0 += PANEL)
-                for (int64_t r = 0; r < rows; ++r)
-                    for (int64_t k = k0; k < k0 + PANEL; ++k) *out++ = k < columns ? in[r * columns + k] : 0.0f;
+            pack_transposed(in, rows, columns, out);
+            out += PANEL * panels(columns) * rows;
             if (coarse(q))
                 for (float* a = begin; a < out; ++a) *a = nearest_bfloat16(*a);
             in += rows * columns;
