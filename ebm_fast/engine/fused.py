@@ -51,8 +51,6 @@ def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any
 def plan(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any] | None, backend: str | None) -> tuple[str, Any]:
     """(why this chain cannot be run whole by native code, empty if it can; the energy's descriptor, read once for the run)."""
     reason, descriptor = _described(energy)
-    if not reason and x.shape[0] and descriptor.dim != x[0].numel():
-        reason = f"the energy's events have {descriptor.dim} numbers, x has shape {tuple(x.shape)}"
     return reason or _unfit(descriptor.kind, sampler, x, condition, backend), descriptor
 
 

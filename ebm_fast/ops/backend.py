@@ -66,26 +66,30 @@ def why_not(backend: str) -> str:
     return ""
 
 
-def _check_name(backend: str, where: str) -> str:
+# Read at import: looking into the environment costs a microsecond, a tenth of a whole call. Checked where it is used, that
+# importing never fails and the doctor can tell.
+_DEFAULT: str = os.environ.get("EBM_FAST_BACKEND") or "auto"
+
+
+def _check_name(backend: str) -> str:
     if backend not in BACKENDS:
+        where = "EBM_FAST_BACKEND" if backend == _DEFAULT else "backend"
         raise ValueError(f"{where} must be one of {', '.join(BACKENDS)}, got {backend!r}")
     return backend
 
 
-# Read at import: looking into the environment costs a microsecond, a tenth of a whole call.
-_DEFAULT: str = _check_name(os.environ.get("EBM_FAST_BACKEND") or "auto", "EBM_FAST_BACKEND")
 _chosen: ContextVar[str] = ContextVar("ebm_fast_backend", default=_DEFAULT)
 
 
 def wish(backend: str | None) -> str:
     """The backend asked for: argument, else context, else environment, else `auto`."""
-    return _chosen.get() if backend is None or backend == "auto" else _check_name(backend, "backend")
+    return _check_name(_chosen.get() if backend is None or backend == "auto" else backend)
 
 
 @contextlib.contextmanager
 def use_backend(backend: str) -> Iterator[None]:
     """Run every op of the block on one backend: `with ef.use_backend("reference"): ...`."""
-    token = _chosen.set(_check_name(backend, "backend"))
+    token = _chosen.set(_check_name(backend))
     try:
         yield
     finally:
@@ -126,7 +130,7 @@ def implementation(op: str, backend: str) -> Callable[..., Any]:
 
 @functools.cache
 def _route(op: str, asked: str, device: str) -> Callable[..., Any]:
-    return implementation(op, _pick(_check_name(asked, "backend"), device))
+    return implementation(op, _pick(_check_name(asked), device))
 
 
 def route(op: str, x: Tensor, backend: str) -> Callable[..., Any]:

@@ -106,7 +106,7 @@ def check_descriptor(descriptor: Any, x: Tensor) -> None:
         raise ValueError(f"descriptor.kind must be one of {', '.join(PACKED)}, got {kind!r}")
     size = x.numel() // x.shape[0] if x.shape[0] else dim
     if dim != size:
-        raise ValueError(f"descriptor is of an energy of {dim} numbers, x has events of {size}: shape {tuple(x.shape)}")
+        raise ValueError(f"x must have events of {dim} numbers for this energy, got {size}: shape {tuple(x.shape)}")
     try:
         wanted = sizes[kind](dim, *integers)
     except TypeError:

@@ -160,7 +160,8 @@ def test_a_warm_up_adapts_as_step_by_step_and_resumes(adapt, warmup):
     again = ef.sample(energy, sampler, num_steps=4, resume=halfway.state)
     assert torch.equal(again.samples, fused.samples)
     state = sampler.init(energy, start(energy), seed=5, warmup=warmup)
-    transition = fused_strategy.transition(ef.engine.EnergyFunction(energy), sampler, state, backend=None, guard=True, track=True)
+    transition = fused_strategy.transition(ef.engine.EnergyFunction(energy), sampler, state, energy.descriptor(),
+                                             backend=None, guard=True, track=True)  # fmt: skip
     transition.advance(warmup // 2)
     assert state.adapting
     again = ef.sample(energy, sampler, num_steps=4, resume=ef.ChainState.from_state_dict(state.state_dict()))
