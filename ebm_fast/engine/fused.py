@@ -72,9 +72,9 @@ def _unfit(kind: str, sampler: Any, x: Tensor, condition: Mapping[str, Any] | No
 
 
 def pays(descriptor: Any, x: Tensor) -> bool:
-    """Whether whole chains are the faster way for a run like this, by measurement (docs/performance.md). On the CPU torch is ahead
-    where an energy's many parameters are read for a few long chains, whose tile leaves most lanes and threads empty, and where a
-    matrix outgrows the caches, which a tile of chains reads anew in each step."""
+    """Whether whole chains are the faster way for a run like this, by measurement (docs/performance.md). On the CPU torch is
+    ahead where an energy's many parameters are read for a few long chains, whose tile leaves most lanes and threads empty, and
+    where a matrix outgrows the caches, which a tile of chains reads anew in each step."""
     if x.device.type != "cpu" or x.numel() < 1024 * x.shape[0]:
         return True
     numbers = descriptor.parameters.numel()

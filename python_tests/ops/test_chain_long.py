@@ -1,4 +1,4 @@
-"""chain_ on long events, whose elements have the lanes of a vector to themselves: the chains of the reference, however they are cut.
+"""chain_ on long events, whose elements have the lanes to themselves: the chains of the reference, however they are cut.
 
 Lengths are no multiple of a block or a vector; lattices are narrower than a vector, one site wide, or end inside one.
 """
@@ -161,8 +161,8 @@ def test_what_leaves_a_support_is_rejected_and_counted_or_frozen(isa):
 
 
 def test_the_stationary_law_of_long_chains():
-    """Diagonal Gaussian, 50 chains of 1001 numbers from the exact law, 60 HMC proposals: the mean square of the 50 050 standardised
-    numbers within 4.9 standard errors (1e-6 two-sided; 0.63 %) of 1. Precisions that are off by 5 % in the energy are seen."""
+    """Diagonal Gaussian, 50 chains of 1001 numbers from the exact law, 60 HMC proposals: the mean square of the 50 050
+    standardised numbers within 4.9 standard errors (1e-6 two-sided; 0.63 %) of 1. Precisions off by 5 % are seen."""
     mean, precision = normal(1001), normal(1001, seed=1).exp()
 
     def square(factor: float) -> float:
