@@ -1,6 +1,18 @@
 """ebm_fast: a fast sampling engine for energy-based models, p(x) proportional to exp(-E(x)/T)."""
 
-from . import diagnostics, energies, engine, models, noise, objectives, ops, samplers, testing, training
+from . import (
+    compat,
+    diagnostics,
+    energies,
+    engine,
+    models,
+    noise,
+    objectives,
+    ops,
+    samplers,
+    testing,
+    training,
+)
 from .energies import fused_energy
 from .engine import ChainState, Interrupted, Run, sample
 from .objectives import (
@@ -93,6 +105,7 @@ __all__ = [
     "UnderdampedLangevin",
     "VariationalMLE",
     "__version__",
+    "compat",
     "diagnostics",
     "energies",
     "engine",

@@ -1,4 +1,4 @@
-"""The command ``ebm-fast``: demo, compare, doctor, version."""
+"""The command ``ebm-fast``: demo, train, compare, doctor, version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from typing import NoReturn
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns 0, 2 after an error that is told in one line, or 130 after Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = rest
     try:
         return arguments.run(arguments)
     except (OSError, ValueError, ArithmeticError, ImportError) as error:
@@ -35,6 +39,15 @@ def _demo(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         iterations=arguments.iterations,
     )
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from ebm_fast import recipes
+
+    config, out, resume = recipes.parse(arguments.rest)
+    if recipes.run(config, out, resume=resume) is not None:
+        print(f"{config.iterations:,} iterations of {config.objective} on {config.data}: {out}", flush=True)
     return 0
 
 
@@ -107,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--threads", type=int, metavar="N", help="CPU threads; by default torch's own choice")
     demo.add_argument("--iterations", type=int, help=argparse.SUPPRESS)
+
+    train = commands.add_parser(
+        "train", add_help=False, help="train one objective on one data set from typed settings; --help lists them all"
+    )
+    train.set_defaults(run=_train)
 
     compare = commands.add_parser(
         "compare",

@@ -17,8 +17,8 @@ from ebm_fast.cli import main
 from ebm_fast.demo.recipe import RECIPES
 from ebm_fast.demo.report import Report, text_table
 from ebm_fast.demo.run import _prepare_folder
-from ebm_fast.demo.sampling import from_noise
 from ebm_fast.demo.speed import measure_speed, plain_langevin
+from ebm_fast.recipes.sampling import from_noise
 from ebm_fast.training import Trainer, latest_checkpoint, load_checkpoint
 
 ITERATIONS = 12
@@ -28,16 +28,15 @@ ITERATIONS = 12
 def small_recipes(monkeypatch):
     """The real recipes with networks and chains that take no time."""
     for name, recipe in RECIPES.items():
+        c = recipe.config
         small = replace(
-            recipe,
-            channels=((3, 2, 1, 4),),
-            hidden=(8,),
-            num_steps=3,
-            batch_size=16,
-            buffer_size=64,
-            sampling_steps=16,
+            c,
+            network=replace(c.network, channels=((3, 2, 1, 4),), hidden=(8,)),
+            chains=replace(c.chains, num_steps=3, buffer_size=64),
+            optimizer=replace(c.optimizer, batch_size=16),
+            sampling=replace(c.sampling, num_steps=16),
         )
-        monkeypatch.setitem(RECIPES, name, small)
+        monkeypatch.setitem(RECIPES, name, replace(recipe, config=small))
 
 
 def run_demo(out: Path, *more: str) -> int:

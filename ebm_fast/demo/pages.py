@@ -43,8 +43,8 @@ def write_pages(
     report = Report(f"An energy-based model of {recipe.title}")
     report.paragraph(
         "A convolutional network E(x) was trained by maximum likelihood, p(x) ∝ exp(−E(x)), with persistent "
-        f"chains of Langevin sampling: {metrics['iterations']:,} iterations, each with {recipe.batch_size} "
-        f"chains that take {recipe.num_steps} steps (seed {metrics['seed']}). {part} took "
+        f"chains of Langevin sampling: {metrics['iterations']:,} iterations, each with {recipe.config.optimizer.batch_size} "
+        f"chains that take {recipe.config.chains.num_steps} steps (seed {metrics['seed']}). {part} took "
         f"{seconds['training']:.0f} seconds on {machine['threads']} threads of {machine['cpu']}."
     )
     report.heading("Samples")

@@ -8,22 +8,24 @@ import math
 import re
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import ebm_fast as ef
 from ebm_fast.evaluation import judge_samples, train_classifier
+from ebm_fast.recipes import build_trainer, load_data
+from ebm_fast.recipes.build import Task
+from ebm_fast.recipes.sampling import from_noise
 from ebm_fast.training import Images, latest_checkpoint
 
 from .machine import machine
 from .pages import write_pages
-from .recipe import RECIPES, Recipe, build_trainer, load_data
-from .sampling import from_noise
+from .recipe import RECIPES, Recipe
 from .speed import measure_speed
 
 _MAX_SAMPLES = 1000
@@ -67,17 +69,21 @@ def run(
         ModuleNotFoundError: a package that only the demo needs is missing.
     """
     _check(minutes, seed, threads, iterations)
+    if data not in RECIPES:
+        raise ValueError(f"data: expected one of {', '.join(RECIPES)}, got {data!r}")
     split = load_data(data, root)
     recipe = RECIPES[data]
     iterations = iterations or max(1, round(minutes * recipe.iterations_per_minute))
-    config = {"data": data, "seed": seed, "iterations": iterations, "recipe": asdict(recipe)}
-    _prepare_folder(out, json.loads(json.dumps(config)), resume)
+    recipe = replace(recipe, config=replace(recipe.config, iterations=iterations, seed=seed))
+    _prepare_folder(out, json.loads(json.dumps(asdict(recipe.config))), resume)
     if threads is not None:
         torch.set_num_threads(threads)
 
     clock = time.perf_counter
     started = clock()
-    energy, resumed_at = _train(recipe, split.train, iterations, seed, out, resume)
+    task, resumed_at = _train(recipe, split.train, out, resume)
+    energy, chains, sampling = task.net, recipe.config.chains, recipe.config.sampling
+    assert sampling.num_steps is not None and sampling.denoising_steps is not None and recipe.config.optimizer.batch_size
     trained = clock()
 
     held_out = _shuffled(split.held_out.images)[:_MAX_SAMPLES]
@@ -85,12 +91,12 @@ def run(
     start = ef.ops.uniform_(torch.empty_like(held_out), seed=seed, step=iterations + 1, purpose="init")
     samples, frames, steps = from_noise(
         energy,
-        recipe.sampler(),
+        task.sampler(),
         start.mul_(2).sub_(1),
-        num_steps=recipe.sampling_steps,
-        denoising_steps=recipe.denoising_steps,
+        num_steps=sampling.num_steps,
+        denoising_steps=sampling.denoising_steps,
         seed=seed,
-        first_step=iterations * recipe.num_steps,
+        first_step=iterations * chains.num_steps,
     )
     sampled = clock()
 
@@ -104,9 +110,9 @@ def run(
     print("Timing the sampler ...", flush=True)
     speed = measure_speed(
         energy,
-        samples[: recipe.batch_size],
-        step_size=recipe.step_size,
-        noise_std=(2 * recipe.step_size) ** 0.5,
+        samples[: recipe.config.optimizer.batch_size],
+        step_size=chains.step_size,
+        noise_std=(2 * chains.step_size) ** 0.5,
         seconds=min(_SECONDS_OF_TIMING, 0.05 * iterations),
     )
     metrics = {
@@ -131,17 +137,16 @@ def run(
     return metrics
 
 
-def _train(
-    recipe: Recipe, images: Images, iterations: int, seed: int, out: Path, resume: bool
-) -> tuple[nn.Module, int]:
-    """The averaged network, frozen, and the iteration at which this call took over."""
-    trainer = build_trainer(recipe, images.images, iterations, seed, out / "checkpoint")
+def _train(recipe: Recipe, images: Images, out: Path, resume: bool) -> tuple[Task, int]:
+    """The run with its averaged network, frozen, and the iteration at which this call took over."""
+    iterations = recipe.config.iterations
+    trainer, task = build_trainer(recipe.config, images.images, out / "checkpoint")
     if resume:
         trainer.resume()
     resumed_at = trainer.iteration
     print(
         f"Training on {len(images.images):,} images ({recipe.title}), {iterations:,} iterations of "
-        f"{recipe.num_steps} Langevin steps" + (f", {resumed_at:,} of them done" if resume else ""),
+        f"{recipe.config.chains.num_steps} Langevin steps" + (f", {resumed_at:,} of them done" if resume else ""),
         flush=True,
     )
     try:
@@ -152,7 +157,8 @@ def _train(
     shutil.copyfile(out / "checkpoint" / "log.csv", out / "log.csv")
     assert trainer.ema is not None
     trainer.ema.swap()
-    return trainer.module.eval().requires_grad_(False), resumed_at
+    task.net.eval().requires_grad_(False)
+    return task, resumed_at
 
 
 def _check(minutes: float, seed: int, threads: int | None, iterations: int | None) -> None:

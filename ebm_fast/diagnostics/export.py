@@ -1,4 +1,4 @@
-"""A run in ArviZ's own container."""
+"""A run as NumPy arrays, and in ArviZ's own container."""
 
 from __future__ import annotations
 
@@ -10,12 +10,32 @@ from torch import Tensor
 from .summary import refreshed_hamiltonian
 
 
-def _host(t: Tensor) -> np.ndarray:
-    """(draws, chains, ...) -> (chains, draws, ...), on the host, bfloat16 widened."""
+def _array(t: Tensor) -> np.ndarray:
+    """On the host, 16-bit floats widened, since NumPy has no bfloat16."""
     t = t.detach()
     if t.is_floating_point() and t.itemsize < 4:
         t = t.float()
-    return t.transpose(0, 1).cpu().numpy()
+    return t.cpu().numpy()
+
+
+def _host(t: Tensor) -> np.ndarray:
+    """(draws, chains, ...) -> (chains, draws, ...)."""
+    return _array(t.transpose(0, 1))
+
+
+def to_numpy(run: Any) -> dict[str, np.ndarray]:
+    """Everything that a run recorded, by name, for `numpy.savez(file, **to_numpy(run))`.
+
+    `samples` (draws, chains, *event) where there are some, `final` (chains, *event), and every statistic of `run.stats` under its
+    own name; what the warm-up settled on under "adapted_step_size" and the like. Copies, on the host.
+
+    Args:
+        run: what `ebm_fast.sample` returns.
+    """
+    stats = vars(run.stats)
+    named = {"samples": run.samples, "final": run.final, **stats}
+    named |= {f"adapted_{name}": value for name, value in stats["adapted"].items()}
+    return {name: np.array(_array(value)) for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def to_arviz(run: Any) -> Any:
@@ -59,5 +79,5 @@ def to_arviz(run: Any) -> Any:
         for name in ("acceptance", "divergences"):
             value = getattr(stats, name, None)
             if value is not None:
-                tree["sample_stats"][name] = xarray.DataArray(value.detach().cpu().numpy(), dims=("chain",))
+                tree["sample_stats"][name] = xarray.DataArray(_array(value), dims=("chain",))
     return tree

@@ -168,6 +168,12 @@ class Run:
 
         return summary(self)
 
+    def to_numpy(self) -> dict[str, Any]:
+        """Samples, final state and statistics as NumPy arrays by name. See `diagnostics.to_numpy`."""
+        from ..diagnostics import to_numpy
+
+        return to_numpy(self)
+
     def to_arviz(self) -> Any:
         """The run as ArviZ's InferenceData (DataTree from ArviZ 1.0 on). See `diagnostics.to_arviz`."""
         from ..diagnostics import to_arviz

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast.engine.run import check_count
-from ebm_fast.objectives.contrastive import Batch, Buffer, PersistentCD
+from ebm_fast.objectives.contrastive import Batch, Buffer, PersistentCD, bare
 from ebm_fast.objectives.generators import Generator, Logistic, as_generator, bregman_loss
 from ebm_fast.objectives.numerics import wide
 from ebm_fast.ops import checks
@@ -64,8 +64,7 @@ class AdaptiveBregman(PersistentCD):
 
     def refresh(self) -> None:
         """The frozen copy takes the model's parameters and buffers, as one copy of many tensors."""
-        assert isinstance(self.energy, nn.Module)
-        sources, targets = _tensors(self.energy), [] if self.frozen is None else _tensors(self.frozen)
+        sources, targets = _tensors(bare(self.energy)), [] if self.frozen is None else _tensors(self.frozen)
         alike = len(sources) == len(targets) and all(
             s.shape == t.shape and s.dtype == t.dtype and s.device == t.device
             for s, t in zip(sources, targets, strict=True)
@@ -77,8 +76,7 @@ class AdaptiveBregman(PersistentCD):
             torch._foreach_copy_(targets, sources)
 
     def _copy(self) -> nn.Module:
-        assert isinstance(self.energy, nn.Module)
-        return copy.deepcopy(self.energy).requires_grad_(False).eval()
+        return copy.deepcopy(bare(self.energy)).requires_grad_(False).eval()
 
     def _is_fresh(self) -> bool:
         """Whether the copy is the model itself in this iteration."""
@@ -86,7 +84,7 @@ class AdaptiveBregman(PersistentCD):
 
     def _chain_energy(self) -> Callable[..., Tensor]:
         # One module for all iterations: a captured graph belongs to a module.
-        return self.energy if self.frozen is None else self.frozen
+        return bare(self.energy) if self.frozen is None else self.frozen
 
     def _contrast(
         self,

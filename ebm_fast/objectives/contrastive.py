@@ -56,6 +56,11 @@ def contrastive_divergence_loss(
     return loss
 
 
+def bare(energy: Any) -> Any:
+    """The module within a DistributedDataParallel, whose own forward belongs to the loss alone; anything else as it is."""
+    return energy.module if isinstance(energy, nn.parallel.DistributedDataParallel) else energy
+
+
 class ContrastiveDivergence:
     """L = E_data E(x) - E_{p^K} E(x): chains start at the data and take K steps of the sampler (CD-K).
 
@@ -156,7 +161,7 @@ class ContrastiveDivergence:
         if strength is not None:
             metrics["grad_norm"] = strength.mean()
         if self.kl_weight:
-            kl = frozen_energy(self.energy, last, condition).mean()
+            kl = frozen_energy(bare(self.energy), last, condition).mean()
             loss, metrics["kl"] = loss + self.kl_weight * kl, kl.detach()
         if self.entropy_weight:
             entropy = nearest_neighbour_entropy(last)
@@ -180,7 +185,7 @@ class ContrastiveDivergence:
 
     def _chain_energy(self) -> Callable[..., Tensor]:
         """The energy that the chains run on."""
-        return self.energy
+        return bare(self.energy)
 
     def _sample(self, x: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """The ends of the chains, the same as a differentiable function of the parameters, gradient strengths if there are
@@ -204,7 +209,7 @@ class ContrastiveDivergence:
         if not self.improved:
             return x, x, strength
         last, gradient = differentiable_last_step(
-            self.energy, self.sampler, x, condition, self.seed, first + count, self.chain_offset
+            bare(self.energy), self.sampler, x, condition, self.seed, first + count, self.chain_offset
         )
         assert strength is not None  # Langevin has gradients
         strength = (strength * count + ops.event_norm(gradient)) / self.num_steps

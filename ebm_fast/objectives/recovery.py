@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ebm_fast import engine, ops
 from ebm_fast.engine.run import STRATEGIES, check_count, check_sampler
-from ebm_fast.objectives.contrastive import Batch, _split
+from ebm_fast.objectives.contrastive import Batch, _split, bare
 from ebm_fast.objectives.counted import CountedObjective
 from ebm_fast.objectives.numerics import wide
 from ebm_fast.ops import checks
@@ -115,7 +115,7 @@ class DiffusionRecoveryLikelihood(CountedObjective):
             raise ValueError(f"weight: expected a finite number >= 0 for every level, got {self.weights}")
         self.sampler, self.num_steps = sampler, check_count(num_steps, "num_steps", 1)
         self.strategy, self.backend = strategy, backend
-        self.recovery = RecoveryEnergy(energy)
+        self.recovery = RecoveryEnergy(bare(energy))
         self._kept: dict[str, Tensor] = {}
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

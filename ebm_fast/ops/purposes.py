@@ -28,6 +28,7 @@ PURPOSES = {
     "toy_position": 24,
     "toy_noise": 25,
     "rollback": 26,
+    "key": 32,
 }
 
 

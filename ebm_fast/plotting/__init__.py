@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .chains import ranks, traces
-from .curves import training_curves
+from .curves import metric_curves, training_curves
 from .density import density_1d, density_2d
 from .images import chains_over_time, grids_side_by_side, sample_grid
 
@@ -12,6 +12,7 @@ __all__ = [
     "density_1d",
     "density_2d",
     "grids_side_by_side",
+    "metric_curves",
     "ranks",
     "sample_grid",
     "traces",

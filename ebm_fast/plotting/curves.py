@@ -61,6 +61,36 @@ def training_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
+def metric_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Every column of the log over the iterations, a panel each: what an objective of any kind leaves.
+
+    Thin lines are the logged values, thick ones their running mean over a twentieth of the run. Columns that come later begin
+    later; numbers that are not finite are left out.
+
+    Args:
+        rows: the log; each row holds ``iteration`` and at least one number more.
+
+    Raises:
+        ValueError: there are no such rows.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "iteration"))
+    if not names or any("iteration" not in row for row in rows):
+        raise ValueError("rows: expected logged iterations with at least one number each, got none")
+    figure = Figure(figsize=(8.0, 1.4 + 1.5 * len(names)), dpi=120, layout="constrained")
+    panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=True):
+        known = np.array([(row["iteration"], row[name]) for row in rows if np.isfinite(row.get(name, np.nan))]).reshape(-1, 2)
+        _line(axes, known[:, 0], known[:, 1], "C0", name)
+        axes.set_ylabel(name.replace("_", "\n"))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("training iteration")
+    figure.align_ylabels()
+    return figure
+
+
 def _line(axes: Any, x: np.ndarray, y: np.ndarray, colour: str, name: str) -> None:
     window = len(y) // 20
     if window < 2:

@@ -1,5 +1,6 @@
 """Training: data, replay buffer, weight averages, checkpoints, and a loop that resumes exactly."""
 
+from ebm_fast.training import distributed
 from ebm_fast.training.alternating import Alternating
 from ebm_fast.training.buffer import Draw, ReplayBuffer
 from ebm_fast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -7,6 +8,7 @@ from ebm_fast.training.data import (
     BatchStream,
     Images,
     Split,
+    load_cifar10,
     load_digits,
     load_fashion_mnist,
     load_idx,
@@ -29,8 +31,10 @@ __all__ = [
     "ReplayBuffer",
     "Split",
     "Trainer",
+    "distributed",
     "latest_checkpoint",
     "load_checkpoint",
+    "load_cifar10",
     "load_digits",
     "load_fashion_mnist",
     "load_idx",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ebm_fast.engine.run import check_count
 from ebm_fast.ops import checks
-from ebm_fast.training.parts import second_player
+from ebm_fast.training import distributed
+from ebm_fast.training.parts import held_by, second_player
 
 
 class Alternating:
@@ -43,6 +44,8 @@ class Alternating:
             loss, told = getattr(self.objective, self._loss)(batch)
             self.optimizer.zero_grad()
             loss.backward()
+            averaged = distributed.in_parallel(self.objective)
+            distributed.average_gradients(p for p in held_by([self.optimizer]) if id(p) not in averaged)
             self.optimizer.step()
             named = {name if name.startswith(self._prefix) else self._prefix + name: t for name, t in told.items()}
             self._told = {self._loss: loss.detach(), **named}

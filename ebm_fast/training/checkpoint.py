@@ -101,8 +101,13 @@ def latest_checkpoint(directory: str | Path) -> Path | None:
 
 def complete_checkpoints(directory: str | Path) -> list[Path]:
     """The checkpoints in `directory` whose names end in a number, by that number."""
-    numbered = [(re.search(r"(\d+)$", entry.name), entry) for entry in Path(directory).glob("*")]
-    return [p for _, p in sorted((int(m.group(1)), p) for m, p in numbered if m and (p / _STATE).is_file())]
+    found = [entry for entry in Path(directory).glob("*") if re.search(r"\d$", entry.name) and (entry / _STATE).is_file()]
+    return sorted(found, key=lambda path: (number_of(path), path))
+
+
+def number_of(path: Path) -> int:
+    """What the name of a checkpoint ends in."""
+    return int(re.findall(r"\d+$", path.name)[0])
 
 
 def delete_checkpoint(path: str | Path) -> None:

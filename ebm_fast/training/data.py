@@ -1,9 +1,10 @@
-"""Data: scikit-learn's digits, IDX files (MNIST, Fashion-MNIST), and a resumable stream of batches."""
+"""Data: scikit-learn's digits, IDX files (MNIST, Fashion-MNIST), CIFAR-10, and a resumable stream of batches."""
 
 from __future__ import annotations
 
 import gzip
 import math
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebm_fast.training.distributed import Rank
 from ebm_fast.training.shuffle import shuffle_keys
 
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_DIMS = 8
 _CHUNK = 1 << 20
+_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue plane, row by row
 
 
 class Images(NamedTuple):
@@ -143,17 +147,64 @@ def _find(root: Path, stem: str, name: str, url: str) -> Path:
     )
 
 
+def load_cifar10(root: str | Path, train: bool = True) -> Images:
+    """x = pixel / 127.5 - 1: CIFAR-10 from its binary files, images (n, 3, 32, 32) in RGB.
+
+    `root` is the folder of data_batch_1.bin ... data_batch_5.bin and test_batch.bin, or the one that holds it as
+    cifar-10-batches-bin. Warns where only a part of the five training files is there, and reads that part.
+    Raises FileNotFoundError naming what was looked for and where to get it, ValueError for a file that is no whole number of
+    records (label, 3072 bytes) or has a label above 9. Source: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
+    """
+    root = Path(root)
+    names = [f"data_batch_{k}.bin" for k in range(1, 6)] if train else ["test_batch.bin"]
+    folders = [root, root / "cifar-10-batches-bin"]
+    files = next((found for folder in folders if (found := [folder / n for n in names if (folder / n).is_file()])), [])
+    if not files:
+        raise FileNotFoundError(
+            f"CIFAR-10: found {names[0]} neither in {root} nor in {folders[1]}; download {_CIFAR_URL} and unpack it there"
+        )
+    if len(files) < len(names):
+        warnings.warn(
+            f"CIFAR-10: {files[0].parent} holds {len(files)} of the {len(names)} training files, {len(files)} are read",
+            UserWarning, stacklevel=2,
+        )  # fmt: skip
+    records = np.concatenate([_cifar_records(path) for path in files])
+    images = torch.from_numpy(records[:, 1:]).float().div_(127.5).sub_(1.0).view(-1, 3, 32, 32)
+    return Images(images, torch.from_numpy(records[:, 0]).long())
+
+
+def _cifar_records(path: Path) -> np.ndarray:  # (n, 3073) uint8
+    content = path.read_bytes()
+    if not content or len(content) % _CIFAR_RECORD:
+        raise ValueError(
+            f"{path}: expected records of {_CIFAR_RECORD} bytes (label, 32x32 RGB image), got {len(content)} bytes, which is "
+            f"{len(content) // _CIFAR_RECORD} records and {len(content) % _CIFAR_RECORD} bytes"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, _CIFAR_RECORD)
+    wrong = np.flatnonzero(records[:, 0] > 9)
+    if len(wrong):
+        raise ValueError(f"{path}: expected labels in 0..9, record {wrong[0]} has label {records[wrong[0], 0]}")
+    return records
+
+
 class BatchStream(Iterator[Any]):
     """Endless shuffled batches; the order of an epoch is a function of (seed, epoch) alone.
 
     `tensors`: one tensor (n, ...), which yields tensors (batch, ...), or a sequence of tensors of equal n, which
     yields tuples. Batches stay on the device of the data. With `drop_last` every batch has `batch_size` rows, else
-    an epoch ends with a smaller one. `state_dict()` holds the epoch and the position for an exact resume.
+    an epoch ends with a smaller one. `rank`: the batch is that of all processes, of which this one gets its share of rows.
+    `state_dict()` holds the epoch and the position for an exact resume.
     Raises ValueError for empty data, unequal lengths, a batch size out of range, or a foreign state.
     """
 
     def __init__(
-        self, tensors: Tensor | Sequence[Tensor], batch_size: int, seed: int = 0, drop_last: bool = True
+        self,
+        tensors: Tensor | Sequence[Tensor],
+        batch_size: int,
+        seed: int = 0,
+        drop_last: bool = True,
+        *,
+        rank: Rank | None = None,
     ) -> None:
         self.single = isinstance(tensors, Tensor)
         self.tensors: tuple[Tensor, ...] = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
@@ -168,7 +219,11 @@ class BatchStream(Iterator[Any]):
             raise ValueError(f"batch_size: expected {bound}, got {batch_size}")
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed: expected an integer in 0..2**64-1, got {seed}")
+        if rank is not None and rank.world > 1 and not drop_last:
+            raise ValueError("drop_last: expected True with several processes, whose last batch could not be shared evenly")
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
+        rank = rank or Rank()
+        self.share = slice(rank.offset(batch_size, "batch_size"), rank.offset(batch_size) + rank.share(batch_size))
         self.epoch = self.position = 0
         self._order: Tensor | None = None
 
@@ -190,7 +245,7 @@ class BatchStream(Iterator[Any]):
             )
             self._order = keys.argsort()
         start = self.position * self.batch_size
-        rows = self._order[start : start + self.batch_size]
+        rows = self._order[start : start + self.batch_size][self.share]
         self.position += 1
         batch = tuple(t[rows.to(t.device)] for t in self.tensors)
         return batch[0] if self.single else batch

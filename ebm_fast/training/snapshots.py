@@ -10,6 +10,7 @@ from ebm_fast.training.checkpoint import (
     complete_checkpoints,
     delete_checkpoint,
     load_checkpoint,
+    number_of,
     save_checkpoint,
 )
 
@@ -42,6 +43,19 @@ class Snapshots:
             return copy.deepcopy(self._memory[-1]) if self._memory else None
         found = complete_checkpoints(self.directory)
         return load_checkpoint(found[-1]) if found else None
+
+    def drop_after(self, iteration: int) -> None:
+        """Forget checkpoints of later iterations, which another process had not written yet when the run was stopped.
+
+        Raises FileNotFoundError where that of this iteration is not among those left.
+        """
+        if self.directory is None:
+            return
+        for path in complete_checkpoints(self.directory):
+            if number_of(path) > iteration:
+                delete_checkpoint(path)
+        if not any(number_of(path) == iteration for path in complete_checkpoints(self.directory)):
+            raise FileNotFoundError(f"{self.directory}: expected the checkpoint of iteration {iteration}, which others have")
 
     def drop_latest(self) -> None:
         """Forget the last state where it is not the only one."""

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ebm_fast.training.checkpoint import latest_checkpoint
+from ebm_fast.training import distributed
+from ebm_fast.training.checkpoint import latest_checkpoint, number_of
 from ebm_fast.training.ema import EMA
 from ebm_fast.training.log import RunLog, Writer
 from ebm_fast.training.monitor import DivergenceMonitor
@@ -58,6 +59,8 @@ class Trainer:
     `callbacks`: called as f(trainer, metrics) after each iteration, before its checkpoint.
     `resume()` continues from the last checkpoint: model, optimiser, schedule, EMA, objective (buffer, counters),
     batches, torch's generators, monitor and log are then those of the uninterrupted run, bit for bit.
+    In several processes (`training.distributed`) each trains on its share of the batch and averages the gradients that no
+    DistributedDataParallel has averaged; each has `directory`/rank-N of its own, and a log of means over all.
     Raises TypeError or ValueError naming the argument; warns of parameters of the objective that `optimizer` lacks.
     """
 
@@ -93,6 +96,12 @@ class Trainer:
         self.module, self.objective, self.optimizer, self.batches = module, objective, optimizer, batches
         self.ema, self.scheduler, self.grad_clip = ema, scheduler, grad_clip
         self.directory = None if directory is None else Path(directory)
+        if distributed.world_size() > 1:
+            if monitor is not None:
+                raise ValueError("monitor: a roll-back is the decision of one process alone; several train without a monitor")
+            if self.directory is not None:
+                self.directory /= f"rank-{distributed.index()}"
+            progress = progress and distributed.index() == 0
         self.checkpoint_every, self.keep, self.log_every = checkpoint_every, keep, log_every
         self.monitor, self.autocast = monitor, autocast
         self.callbacks, self.progress = tuple(callbacks), progress
@@ -139,7 +148,7 @@ class Trainer:
                     continue
                 self.iteration += 1
                 if self.iteration % self.log_every == 0:
-                    values = {name: value.item() for name, value in metrics.items()}
+                    values = distributed.average(metrics)
                     self._log.write(self.iteration, values)
                     bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
                 bar.update()
@@ -155,6 +164,8 @@ class Trainer:
             loss, metrics = self.objective(batch)
         self.optimizer.zero_grad()
         loss.backward()
+        averaged = distributed.in_parallel(self.objective, getattr(self.objective, "objective", None))
+        distributed.average_gradients(p for p in parameters if id(p) not in averaged)
         if self.grad_clip is not None:
             norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip)
             metrics = {**metrics, "parameter_grad_norm": norm}
@@ -215,6 +226,7 @@ class Trainer:
             raise FileExistsError(
                 f"{self.directory}: holds checkpoints; call resume() first or choose another"
             )
+        distributed.require_equal(self._parameters())
         self._log.rewind(self.iteration)
         if not self._begun and self.monitor is not None:
             self.save()
@@ -233,9 +245,15 @@ class Trainer:
         return self._snapshots.save({"iteration": self.iteration, "generators": generators, "parts": state})
 
     def resume(self) -> bool:
-        """Continue from the last checkpoint in `directory`; False where there is none."""
+        """Continue from the last checkpoint in `directory` (of several processes: that all of them have); False where there is
+        none."""
         path = None if self.directory is None else latest_checkpoint(self.directory)
-        if path is None:
+        if distributed.world_size() > 1:
+            last = distributed.least(-1 if path is None else number_of(path))
+            if last < 0:
+                return False
+            self._snapshots.drop_after(last)
+        elif path is None:
             return False
         self._load(self._snapshots.latest())
         self._snapshots.prune()

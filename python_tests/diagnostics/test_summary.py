@@ -195,3 +195,24 @@ def test_errors_name_the_argument(given, error, said):
 def test_export_without_samples():
     with pytest.raises(ValueError, match="record=False"):
         D.to_arviz(SimpleNamespace(samples=None))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numpy_holds_all_that_was_recorded(dtype, tmp_path):
+    sampler: object = ef.Langevin(0.1) if dtype is torch.bfloat16 else ef.HMC(0.3, 3, adapt=ef.Adaptation(mass="diagonal"))
+    run = ef.sample(
+        lambda x: 0.5 * x.square().sum(1), sampler, torch.zeros(4, 2, dtype=dtype), num_steps=20, warmup=40, moments=True, seed=0
+    )
+    np.savez(tmp_path / "run.npz", **run.to_numpy())
+    kept = np.load(tmp_path / "run.npz")
+    named = {"samples": run.samples, "final": run.final, **{f"adapted_{k}": v for k, v in run.stats.adapted.items()}}
+    named |= {name: value for name, value in vars(run.stats).items() if isinstance(value, torch.Tensor)}
+    assert set(kept) == set(named) and {"energy", "mean", "variance", "divergence_step"} <= set(kept)
+    assert ("adapted_scale" in kept) is (dtype is torch.float32)
+    for name, value in named.items():
+        np.testing.assert_array_equal(kept[name], value.float().numpy() if value.dtype is torch.bfloat16 else value.numpy())
+    arrays = run.to_numpy()
+    arrays["final"][:] = 7.0
+    assert not (run.final == 7.0).any()  # copies
+    empty = ef.sample(lambda x: x.square().sum(1), ef.Langevin(0.1), torch.zeros(4, 2), num_steps=2, record=False).to_numpy()
+    assert "samples" not in empty and empty["final"].shape == (4, 2)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from ebm_fast.plotting import chains_over_time, density_2d, grids_side_by_side, sample_grid, training_curves
+from ebm_fast.plotting import (
+    chains_over_time,
+    density_2d,
+    grids_side_by_side,
+    metric_curves,
+    sample_grid,
+    training_curves,
+)
 from ebm_fast.plotting.images import _mosaic
 
 
@@ -155,3 +162,17 @@ def test_no_pyplot_state():
 def test_wrong_arguments_are_named(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_metric_curves_draw_every_column_where_it_is_finite():
+    rows = [{"iteration": i, "loss": float(i)} | ({"late": 2.0 * i} if i > 3 else {}) for i in range(9)]
+    rows[5]["loss"] = float("nan")
+    figure = metric_curves(rows)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "late"]
+    lines = [axes.lines[-1].get_xydata() for axes in figure.axes]
+    assert lines[0].tolist() == [[i, i] for i in range(9) if i != 5]
+    assert lines[1].tolist() == [[i, 2 * i] for i in range(4, 9)]
+    assert pixels(figure)[..., :3].std() > 0.05
+    for bad in ([], [{"iteration": 1}], [{"loss": 1.0}]):
+        with pytest.raises(ValueError, match="rows: expected logged iterations"):
+            metric_curves(bad)

@@ -1,8 +1,9 @@
-"""Digits, IDX files in every type and every state of decay, and the resumable stream of batches."""
+"""Digits, IDX files in every type and every state of decay, CIFAR-10's records, and the resumable stream of batches."""
 
 from __future__ import annotations
 
 import gzip
+import runpy
 import struct
 from pathlib import Path
 
@@ -12,7 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebm_fast.training.data import BatchStream, load_digits, load_fashion_mnist, load_idx, load_mnist
+from ebm_fast.training.data import (
+    BatchStream,
+    load_cifar10,
+    load_digits,
+    load_fashion_mnist,
+    load_idx,
+    load_mnist,
+)
 
 CODES = {"u1": 0x08, "i1": 0x09, ">i2": 0x0B, ">i4": 0x0C, ">f4": 0x0D, ">f8": 0x0E}
 
@@ -151,6 +159,60 @@ def test_real_files(data_root):
     assert mnist.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     fashion = load_fashion_mnist(data_root / "fashion_mnist", train=False)
     assert fashion.labels.bincount().tolist() == [1000] * 10
+
+
+def cifar_records(labels: list[int]) -> bytes:
+    """Image k of red k, green 2 k, blue 255, but for its second pixel of the first row, which is black."""
+    planes = np.stack([np.stack([np.full(1024, v, "u1") for v in (k, 2 * k, 255)]) for k in range(len(labels))])
+    planes[:, :, 1] = 0
+    return np.concatenate([np.array(labels, "u1")[:, None], planes.reshape(len(labels), -1)], 1).tobytes()
+
+
+@pytest.mark.parametrize("folder", [".", "cifar-10-batches-bin"])
+def test_cifar_layout_and_scale(tmp_path, folder):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for k in range(1, 6):
+        (tmp_path / folder / f"data_batch_{k}.bin").write_bytes(cifar_records([k, 9, 0]))
+    (tmp_path / folder / "test_batch.bin").write_bytes(cifar_records([4]))
+    train, test = load_cifar10(tmp_path), load_cifar10(tmp_path, train=False)
+    assert train.images.shape == (15, 3, 32, 32) and train.images.dtype == torch.float32 and train.labels.dtype == torch.int64
+    assert train.labels.tolist() == [x for k in range(1, 6) for x in (k, 9, 0)] and test.labels.tolist() == [4]
+    torch.testing.assert_close(train.images[2, :, 31, 0], torch.tensor([2.0, 4.0, 255.0]) / 127.5 - 1)
+    assert (train.images[:, :, 0, 1] == -1).all() and (train.images[:, 2] == -1).sum() == 15
+    (tmp_path / folder / "data_batch_2.bin").unlink()
+    with pytest.warns(UserWarning, match="holds 4 of the 5 training files"):
+        assert load_cifar10(tmp_path).labels.tolist()[3] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "got 0 bytes"),
+        (cifar_records([1, 2])[:-1], "got 6145 bytes, which is 1 records and 3072 bytes"),
+        (cifar_records([1]) + b"\0", "1 records and 1 bytes"),
+        (cifar_records([1, 10]), "record 1 has label 10"),
+        (None, "test_batch.bin neither in .* nor in .*cifar-10-batches-bin; download http"),
+    ],
+)
+def test_broken_cifar_is_one_error_naming_the_file(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "test_batch.bin").write_bytes(content)
+    with pytest.raises(FileNotFoundError if content is None else ValueError, match=message) as caught:
+        load_cifar10(tmp_path, train=False)
+    assert "test_batch.bin" in str(caught.value)
+
+
+def test_real_cifar_images(data_root, tmp_path):
+    """The first thousand of the test file: labels and corner as everybody sees them."""
+    source = data_root / "cifar10" / "test_first1000.med.xz"
+    if not source.is_file():
+        pytest.skip("no CIFAR-10 here")
+    records = runpy.run_path(str(data_root / "unpack_cifar10.py"))["records"]
+    (tmp_path / "test_batch.bin").write_bytes(records(source, 1000))
+    images, labels = load_cifar10(tmp_path, train=False)
+    assert images.shape == (1000, 3, 32, 32) and labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
+    assert ((images[0, :, 0, 0] + 1) * 127.5).round().tolist() == [158, 112, 49]
+    assert images.min() == -1 and images.max() == 1 and labels.bincount().min() > 85
 
 
 @settings(max_examples=60, deadline=None)

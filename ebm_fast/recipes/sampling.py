@@ -27,7 +27,7 @@ def from_noise(
     """num_steps of ``sampler``, then denoising_steps with noise that falls linearly to 0.
 
     Args:
-        sampler: with a constant temperature and noise coupled to the step size.
+        sampler: with a constant temperature, or a constant noise_std.
         start: (n, *event), overwritten.
         first_step: where in the random stream of ``seed`` the chains begin.
 
@@ -41,9 +41,14 @@ def from_noise(
     for begin, end in pairwise(moments):
         ef.engine.run_(energy, sampler, x, end - begin, seed=seed, step=first_step + begin)
         frames.append(x[:RECORDED].clone())
+    if not denoising_steps:
+        return x, torch.stack(frames), moments
     falling = [1.0 - (i + 1) / denoising_steps for i in range(denoising_steps)]
-    assert isinstance(sampler.temperature, float)
-    quieter = replace(sampler, temperature=[sampler.temperature * f * f for f in falling])
+    if isinstance(sampler.noise_std, float):
+        quieter = replace(sampler, noise_std=[sampler.noise_std * f for f in falling])
+    else:
+        assert isinstance(sampler.temperature, float)
+        quieter = replace(sampler, temperature=[sampler.temperature * f * f for f in falling])
     ef.engine.run_(energy, quieter, x, denoising_steps, seed=seed, step=first_step + num_steps)
     frames.append(x[:RECORDED].clone())
     return x, torch.stack(frames), [*moments, num_steps + denoising_steps]

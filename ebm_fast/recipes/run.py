@@ -1,0 +1,97 @@
+"""A run from its settings to its pictures."""
+
+from __future__ import annotations
+
+import csv
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ebm_fast as ef
+from ebm_fast.plotting import density_2d, grids_side_by_side, metric_curves
+from ebm_fast.training import distributed
+from ebm_fast.training.distributed import Rank
+
+from .build import Task, build_trainer, training_data
+from .config import FILE, Config, save_config
+from .sampling import from_noise
+
+_PACKAGES = ("matplotlib", "safetensors", "sklearn", "tqdm")
+_SHOWN = 100  # images in the picture
+
+
+def run(config: Config, out: Path, *, resume: bool = False, progress: bool = True) -> Tensor | None:
+    """Train as the settings say, sample, and leave config.json, checkpoint/, samples.png and curves.png in `out`.
+
+    A run that was stopped at any moment goes on with `resume` to the bits of one that was not. Under torchrun every process has
+    its share of batch and buffer, and the first one writes. Returns the samples # (n, *event), None in the other processes.
+
+    Raises:
+        ValueError, OSError: a setting, a data file or a checkpoint is not as expected; `out` holds a run already.
+        FloatingPointError: the training ran away.
+        ModuleNotFoundError: a package of the extra `train` is missing.
+    """
+    if missing := [package for package in _PACKAGES if find_spec(package) is None]:
+        raise ModuleNotFoundError(f"ebm-fast train needs {', '.join(missing)}: pip install 'ebm_fast[train]'")
+    config = config.resolved()
+    rank = distributed.start(config.device)
+    try:
+        return _run(config, out, resume, progress, rank)
+    finally:
+        if rank.world > 1:
+            torch.distributed.destroy_process_group()
+
+
+def _run(config: Config, out: Path, resume: bool, progress: bool, rank: Rank) -> Tensor | None:
+    if not resume and rank.index == 0 and (out / FILE).exists():
+        raise FileExistsError(f"out: {out} holds a run; go on with --resume {out}, or choose another --out")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    trainer, task = build_trainer(config, training_data(config), out / "checkpoint", rank, progress=progress)
+    assert trainer.ema is not None and trainer.directory is not None
+    if resume and not trainer.resume():
+        of = f" of {rank.world} processes" if rank.world > 1 else ""
+        raise FileNotFoundError(f"resume: {out} holds no checkpoint{of}")
+    if not resume and rank.index == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        save_config(config, out / FILE)
+    try:
+        trainer.fit(config.iterations)
+    except KeyboardInterrupt:
+        print(f"\nStopped; ebm-fast train --resume {out} goes on from the last checkpoint.", flush=True)
+        raise
+    if rank.index:
+        return None
+    with trainer.ema.applied_to():
+        samples = draw(task)
+        _picture(task, samples).savefig(out / "samples.png")
+    with (trainer.directory / "log.csv").open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    metric_curves(rows).savefig(out / "curves.png")
+    return samples
+
+
+def draw(task: Task) -> Tensor:  # (n, *event)
+    """Ends of chains from noise."""
+    config, chosen = task.config, task.config.sampling
+    assert chosen.num_samples is not None and chosen.num_steps is not None and chosen.denoising_steps is not None
+    start = torch.empty(chosen.num_samples, *task.event, device=task.data.device)
+    counter: dict[str, Any] = {"seed": config.seed, "step": config.iterations + 1, "purpose": "init"}
+    if task.on_plane:
+        ef.ops.normal_(start, **counter).mul_(config.network.prior_std)
+    else:
+        ef.ops.uniform_(start, **counter).mul_(2).sub_(1)
+    samples, _, _ = from_noise(
+        task.net, task.sampler(), start, num_steps=chosen.num_steps, denoising_steps=chosen.denoising_steps,
+        seed=config.seed, first_step=config.iterations * config.chains.num_steps,
+    )  # fmt: skip
+    return samples
+
+
+def _picture(task: Task, samples: Tensor) -> Any:  # a matplotlib Figure
+    if task.on_plane:
+        return density_2d(task.energy, samples, title=f"{task.config.objective} on {task.config.data}")
+    return grids_side_by_side(samples[:_SHOWN].cpu(), task.data[:_SHOWN].cpu(), ("samples, from noise", "real images"))

@@ -1,0 +1,169 @@
+"""Settings of every kind to a run and back: typed errors, one file that says it all, resumption to the bit, each objective."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from ebm_fast import recipes
+from ebm_fast.cli import main
+from ebm_fast.recipes.build import OBJECTIVES, training_data
+from ebm_fast.recipes.config import IMAGES, Data, Objective
+from ebm_fast.training import TOYS, Trainer, latest_checkpoint, load_checkpoint
+
+pytest.importorskip("jsonargparse", minversion="4.49")  # of the extra `train`; a system python may lack it
+
+SMALL = {
+    "network": {"hidden": [8], "channels": [[3, 2, 1, 4]]}, "chains": {"num_steps": 2, "buffer_size": 64}, "iterations": 12,
+    "optimizer": {"batch_size": 16}, "sampling": {"num_samples": 9, "num_steps": 5}, "threads": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(SMALL))
+    return path
+
+
+def parse(*arguments: object) -> recipes.Config:
+    return recipes.parse([str(word) for word in arguments])[0]
+
+
+def test_the_command_line_wins_over_files_and_files_over_the_data(tmp_path, small):
+    (tmp_path / "more.yaml").write_text("data: moons\nchains:\n  step_size: 0.5\n")
+    config = parse("--config", small, "--config", tmp_path / "more.yaml", "--chains.step_size", 0.25, "--seed=7")
+    assert (config.data, config.seed, config.chains.step_size, config.chains.num_steps) == ("moons", 7, 0.25, 2)
+    assert config.network.channels == ((3, 2, 1, 4),) and config.network.activation == "tanh"  # the plane's
+    assert parse("--data", "mnist").network.channels == ((5, 2, 2, 32), (3, 2, 1, 64), (3, 2, 1, 128))
+    assert parse("--network.channels", "[4,[3,2,1,8]]").network.channels == (4, (3, 2, 1, 8))
+
+
+def test_a_saved_file_is_the_settings(tmp_path):
+    for name in get_args(Data):
+        config = replace(recipes.Config(data=name, root="somewhere", bfloat16=True), seed=2**63 - 1).resolved()
+        recipes.save_config(config, tmp_path / "config.json")
+        assert recipes.load_config(tmp_path / "config.json") == config == config.resolved()
+
+
+def test_the_lists_of_names_are_those_of_the_code():
+    assert set(get_args(Data)) == {*IMAGES, *TOYS} and set(get_args(Objective)) == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seed", "x"], ["seed", "int", "x"]),
+        (["--seed", "-1"], ["seed", "-1"]),
+        (["--iterations", "0"], ["iterations", "0"]),
+        (["--data", "letters"], ["data", "letters", "digits"]),
+        (["--objective", "gan"], ["objective", "gan", "pcd"]),
+        (["--chains.steps", "3"], ["--chains.steps"]),
+        (["--network.hidden", "wide"], ["network.hidden", "wide"]),
+        (["--config", "absent.json"], ["absent.json"]),
+        (["--config", "sed.json"], ["sed"]),
+        (["--config", "type.json"], ["chains.step_size", "large"]),
+        (["--config", "broken.json"], ["config"]),
+        (["--data", "mnist"], ["root", "mnist"]),
+        (["--data", "moons", "--root", "here"], ["root", "moons"]),
+        (["--chains.step_size", "-1"], ["step_size", "-1"]),
+        (["--network.activation", "sine"], ["activation", "sine"]),
+        (["--resume", "nowhere"], ["nowhere"]),
+        (["--resume", "nowhere", "--seed", "1"], ["resume", "leave the others out"]),
+    ],
+)
+def test_wrong_settings_get_one_line_and_leave_nothing(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    Path("sed.json").write_text('{"sed": 3}')
+    Path("type.json").write_text('{"chains": {"step_size": "large"}}')
+    Path("broken.json").write_text("{")
+    before = sorted(tmp_path.iterdir())
+    assert main(["train", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and told.err.startswith("ebm-fast train: ")
+    assert all(word in told.err for word in words), told.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_help_lists_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    assert all(name in text for name in ("--chains.rejuvenation", "--resume", "share of the chains drawn that begin anew"))
+    with pytest.raises(SystemExit):
+        main(["doctor", "--nonsense"])
+    assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("data", ["moons", "digits"])
+def test_a_stopped_run_is_resumed_to_the_same_bits(tmp_path, small, monkeypatch, capsys, data):
+    def state(out: Path) -> object:
+        path = latest_checkpoint(out / "checkpoint")
+        assert path is not None
+        return load_checkpoint(path)["parts"]
+
+    command, whole, part = ["train", "--config", str(small), "--data", data, "--out"], tmp_path / "whole", tmp_path / "part"
+    assert main([*command, str(whole)]) == 0
+    step = Trainer._step
+
+    def stop_in_the_eighth(self, batch):
+        if self.iteration == 7:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stop_in_the_eighth)
+        assert main([*command, str(part)]) == 130
+    assert f"--resume {part}" in capsys.readouterr().out
+    assert main([*command, str(part)]) == 2
+    assert "holds a run" in capsys.readouterr().err
+    assert main(["train", "--resume", str(part)]) == 0
+    torch.testing.assert_close(state(part), state(whole), rtol=0, atol=0)
+    for name in ("config.json", "samples.png", "curves.png", "checkpoint/log.csv"):
+        assert (part / name).read_bytes() == (whole / name).read_bytes()
+    assert (whole / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert recipes.load_config(whole / "config.json") == parse("--config", small, "--data", data)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("data", ["rings", "images"])
+def test_every_objective_trains_on_points_and_images(small, objective, data):
+    settings = ["--config", small, "--objective", objective]
+    x = torch.rand(40, 3, 8, 8) * 2 - 1
+    if data == "rings":
+        settings += ["--data", "rings"]
+        x = training_data(parse(*settings))[:500]
+    trainer, task = recipes.build_trainer(parse(*settings), x, None, progress=False)
+    before = [p.detach().clone() for p in task.net.parameters()]
+    trainer.fit(2)
+    assert all(p.isfinite().all() for p in task.net.parameters())
+    assert any(not torch.equal(p, q) for p, q in zip(before, task.net.parameters(), strict=True))
+
+
+def test_cifar_is_read_by_the_command(tmp_path, small):
+    records = np.random.default_rng(0).integers(0, 256, (20, 3073), "u1")
+    records[:, 0] %= 10
+    for k in range(1, 6):
+        (tmp_path / f"data_batch_{k}.bin").write_bytes(records.tobytes())
+    (tmp_path / "test_batch.bin").write_bytes(records[:2].tobytes())
+    options = ["--data", "cifar10", "--root", str(tmp_path), "--iterations", "2", "--out", str(tmp_path / "run")]
+    assert main(["train", "--config", str(small), *options]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"] == "cifar10"
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("data", ["moons", "digits"])
+def test_the_command_trains_on_the_device(tmp_path, small, data):
+    out = tmp_path / "run"
+    assert main(["train", "--config", str(small), "--data", data, "--device", "cuda", "--out", str(out)]) == 0
+    assert (out / "samples.png").read_bytes().startswith(b"\x89PNG")
+    data = torch.zeros(32, *((2,) if data == "moons" else (1, 8, 8)))
+    trainer, task = recipes.build_trainer(recipes.load_config(out / "config.json"), data, None)
+    assert task.net is trainer.module and next(task.net.parameters()).is_cuda and trainer.objective.buffer.samples.is_cuda
