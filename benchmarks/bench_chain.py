@@ -275,7 +275,7 @@ def test_long_events(kind, dim, chains, sampler, device, seconds, record):
     start = torch.randn(chains, *energy.event_shape, generator=torch.Generator().manual_seed(1)).to(device)
     runs = [ef.sample(energy, sampler, start, num_steps=5, seed=1, strategy=s).final for s in ("fused", "reference")]
     torch.testing.assert_close(*runs, rtol=1e-4, atol=1e-4)
-    options: dict[str, Any] = {"num_steps": max(10, min(500, 10**6 // (chains * dim))), "seed": 1, "record": False}
+    options: dict[str, Any] = {"num_steps": max(20, min(1000, 10**7 // (chains * dim))), "seed": 1, "record": False}
     options["record_energy"] = False
     calls: dict[str, Callable[[], object]] = {
         "ebm_fast": lambda: ef.sample(energy, sampler, start, strategy="fused", **options),
