@@ -223,12 +223,12 @@ struct ChainTile {
     // event arrays in the order in which `run` lays them out
     static int64_t space(const ChainParams& params, const MlpKernels* mlp) {
         const EnergyEntry<G>& entry = ENERGIES<G, Share>[static_cast<int>(params.energy_kind)];
-        return (row_space(Share(static_cast<int>(params.dim))) * 8 +
-                (mlp ? mlp->scratch(params) : entry.scratch(energy_view(params)))) *
-               G;
+        const int64_t row = row_space(Share(static_cast<int>(params.dim)));
+        return 1 + (row * 8 + (mlp ? mlp->scratch(params) : entry.scratch(energy_view(params)))) * G;
     }
 
-    void run(F* space) {
+    void run(F* memory) {
+        F* const space = memory + 1;  // see Spread::around
         const int64_t rows = row_space(share) * G;
         const bool langevin = c.transition == TransitionKind::langevin, walk = c.transition == TransitionKind::random_walk;
         const bool with_grad = needs_grad(c, c.transition);

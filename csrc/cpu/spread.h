@@ -44,18 +44,14 @@ struct Spread {
     template <int G> static F at(const F* x, int e, int) { return broadcast<F>(reinterpret_cast<const float*>(x)[e]); }
     template <int G> static void put(F* x, int e, int, F a) { reinterpret_cast<float*>(x)[e] = a[0]; }
 
-    // W elements from `e` on, -dim <= e, around the event's end
+    // W elements from `e` on, -dim <= e, around the event's end. Up to a vector in front of a row is read, and dropped.
     F around(const F* x, int e) const {
         const float* from = reinterpret_cast<const float*>(x);
         if (e >= 0 && e + W <= dim) return ebm_fast::load(from + e);
         if (e + W <= 0) return ebm_fast::load(from + e + dim);
         if (e >= dim) return ebm_fast::load(from + e - dim);
-        float part[W];
-        for (int l = 0; l < W; ++l) {
-            const int k = e + l;
-            part[l] = from[k < 0 ? k + dim : k < dim ? k : k - dim];
-        }
-        return ebm_fast::load(part);
+        const int end = e < 0 ? 0 : dim, before = e < 0 ? e + dim : e, after = e < 0 ? e : e - dim;
+        return select(lane_indices() < end - e, ebm_fast::load(from + before), ebm_fast::load(from + after));
     }
     template <int G> F beside(const F* x, int i, int, int by) const { return around(x, i * W + by); }
 };
