@@ -33,8 +33,8 @@ NoiseParams noise_params(Pointer out, int64_t chains, int64_t dim, int dtype, in
             at<void>(out)};
 }
 
-LangevinParams langevin_params(Pointer x, Pointer grad, Pointer velocity, int64_t chains, int64_t dim, int dtype,
-                               double step_size, double noise_std, Pointer step_size_at, int64_t step_size_stride,
+LangevinParams langevin_params(Pointer x, Pointer grad, Pointer velocity, Pointer norm_sum, int64_t chains, int64_t dim,
+                               int dtype, double step_size, double noise_std, Pointer step_size_at, int64_t step_size_stride,
                                Pointer noise_std_at, int64_t noise_std_stride, Pointer grad_scale, Pointer active, Pointer scale,
                                double momentum, double prior_precision, double grad_clip, double step_lo, double step_hi,
                                double noise_lo, double noise_hi, uint64_t seed, uint64_t step, uint32_t purpose,
@@ -42,7 +42,7 @@ LangevinParams langevin_params(Pointer x, Pointer grad, Pointer velocity, int64_
     LangevinParams p{};
     p.stream = {seed, step, purpose, chain_offset, at<const int64_t>(rng)};
     p.chains = chains, p.dim = dim, p.dtype = static_cast<DType>(dtype);
-    p.x = at<void>(x), p.grad = at<const void>(grad), p.velocity = at<void>(velocity);
+    p.x = at<void>(x), p.grad = at<const void>(grad), p.velocity = at<void>(velocity), p.norm_sum = at<double>(norm_sum);
     p.step_size = step_size, p.noise_std = noise_std;
     p.step_size_at = at<const void>(step_size_at), p.step_size_stride = step_size_stride;
     p.noise_std_at = at<const void>(noise_std_at), p.noise_std_stride = noise_std_stride;

@@ -35,7 +35,7 @@ class Bench:
     def __init__(self, backend: str, device: str) -> None:
         self.device = device
         self.options: dict[str, Any] = {**COUNTER, "backend": backend}
-        self.backend = {"backend": backend}
+        self.backend: dict[str, Any] = {"backend": backend}
 
     def normal(self, seed: int, *shape: int) -> Tensor:
         return ops.normal_(torch.empty(shape or SHAPE), seed=seed, backend="reference").to(self.device)

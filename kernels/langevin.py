@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .coefficients import as_passed, coefficient, coefficient_of, stride
+from .norm import event_norm
 from .normal import normals
 from .philox import geometry, on_device_of, place_of, side_by_side, stored_as, tile_of_blocks, tile_words
 
@@ -90,16 +91,20 @@ def langevin_kernel(
 
 
 def langevin_step_(
-    x: torch.Tensor, grad: torch.Tensor | None, velocity: torch.Tensor | None, step_size_at: torch.Tensor | None,
-    noise_std_at: torch.Tensor | None, grad_scale: torch.Tensor | None, active: torch.Tensor | None,
-    scale: torch.Tensor | None, rng: torch.Tensor | None, step_size: float, noise_std: float, momentum: float,
-    prior_precision: float, grad_clip: float, step_lo: float, step_hi: float, noise_lo: float, noise_hi: float, purpose: int,
-    seed: int, step: int, chain_offset: int,
+    x: torch.Tensor, grad: torch.Tensor | None, velocity: torch.Tensor | None, norm_sum: torch.Tensor | None,
+    step_size_at: torch.Tensor | None, noise_std_at: torch.Tensor | None, grad_scale: torch.Tensor | None,
+    active: torch.Tensor | None, scale: torch.Tensor | None, rng: torch.Tensor | None, step_size: float, noise_std: float,
+    momentum: float, prior_precision: float, grad_clip: float, step_lo: float, step_hi: float, noise_lo: float,
+    noise_hi: float, purpose: int, seed: int, step: int, chain_offset: int,
 ) -> None:  # fmt: skip
     """y = x - s (grad_scale clip(g) + p x), or with velocity v = m v - s (...), y = x + v; clamp; y += n z; clamp; in place.
 
-    With `scale`: s scale^2 in place of s, n scale in place of n.
+    With `scale`: s scale^2 in place of s, n scale in place of n. norm_sum += |grad|, by a kernel of its own: the tiles of this
+    one are parts of a chain.
     """
+    if norm_sum is not None and grad is not None:
+        norm = event_norm(grad)
+        norm_sum += norm if active is None else norm.masked_fill(~active.bool(), 0.0)
     grid, shape = geometry(x)
     numbers = (step_size, noise_std, momentum, prior_precision, grad_clip, step_lo, step_hi, noise_lo, noise_hi)
     with on_device_of(x):

@@ -42,6 +42,7 @@ struct LangevinParams {
     void* x;                  // # (n, *event), updated in place
     const void* grad;         // # (n, *event) or null: no gradient part
     void* velocity;           // # (n, *event) or null: no heavy ball
+    double* norm_sum;         // # (n,) or null: += |grad| of active chains; on a CPU alone, where a thread sums a chain by itself
     // Coefficients: a scalar, or a tensor in the arithmetic's type (float64 for a float64 state, else float32).
     double step_size, noise_std;
     const void* step_size_at; // # () with stride 0 or (n,) with stride 1, or null

@@ -2,6 +2,7 @@
 #pragma once
 #include "../core/langevin.h"
 #include "noise.h"
+#include "norm.h"
 
 EBM_FAST_CORE_BEGIN
 
@@ -112,6 +113,18 @@ struct LangevinTile {
     }
 };
 
+// norm_sum += |grad| of the chains that end in blocks [at, stop), whose gradient lies in the nearest cache: each chain once, in
+// `norm_of`'s order, however the blocks are cut.
+template <class T>
+inline void add_norms(const LangevinParams& p, int64_t at, int64_t stop) {
+    const int64_t per_chain = blocks_per_chain(p.dim);
+    for (int64_t chain = at / per_chain; chain < stop / per_chain; ++chain) {
+        if (p.active && !p.active[chain]) continue;
+        const double norm = norm_of(static_cast<const T*>(p.grad) + chain * p.dim, p.dim);
+        p.norm_sum[chain] += static_cast<typename Storage<T>::Scalar>(norm);
+    }
+}
+
 template <class T>
 inline void langevin_tiles(const LangevinParams& p, int64_t begin, int64_t end) {
     alignas(64) float noise[4 * TILE_BLOCKS + SURPLUS] = {};
@@ -137,6 +150,7 @@ inline void langevin_tiles(const LangevinParams& p, int64_t begin, int64_t end) 
             noisy ? tile.template run<true, true>(from, count, noise, &spread)
                   : tile.template run<true, false>(from, count, noise, &spread);
         }
+        if (p.norm_sum && p.grad) add_norms<T>(p, at, stop);
     }
 }
 

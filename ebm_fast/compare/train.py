@@ -17,6 +17,7 @@ from .measure import Distance, Truth, energies_at
 from .methods import Method, Problem, Setting
 
 _WARM, _TIMED = 10, 30  # iterations from which the time of one is told
+_LEAST = 20  # iterations of a training, however short its time
 _SHOWN = 1000
 _CHAIN = 1000
 
@@ -45,7 +46,7 @@ def train(
 
     window: points # (m, 2) of the picture. progress: called with the seconds since it was called last.
     """
-    iterations = max(20, int(seconds / _seconds_an_iteration(method, truth, data, setting, seed)))
+    iterations = max(_LEAST, int(seconds / _seconds_an_iteration(method, truth, data, setting, seed)))
     problem = Problem(truth.toy, data, setting, seed)
     last = [time.process_time()]
 

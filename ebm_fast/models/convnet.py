@@ -48,6 +48,9 @@ class ConvNetEnergy(nn.Module):
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes: expected None or >= 1, got {num_classes}")
         sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        for name, value in (("in_channels", in_channels), *(("image_size", side) for side in sides)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
         self.in_shape = (in_channels, *sides)
         self.num_classes = num_classes
         layers: list[nn.Module] = []

@@ -35,6 +35,13 @@ class NoiseModel(nn.Module):
         """Fill `out` with draws; row i is the same whatever n is. Returns it."""
         raise NotImplementedError
 
+    def draw_(
+        self, out: Tensor, *, seed: int, step: int = 0, chain_offset: int = 0
+    ) -> Tensor | None:  # (n, *event) -> (n,)
+        """Fill `out` as `sample_` does; returns log p_n of the draws where drawing tells it, None where it does not."""
+        self.sample_(out, seed=seed, step=step, chain_offset=chain_offset)
+        return None
+
     def sample(
         self, n: int, *, seed: int | None = None, step: int = 0, chain_offset: int = 0
     ) -> Tensor:  # (n, *event)
@@ -87,7 +94,7 @@ def fitting_data(data: Tensor, least: int = 2) -> Tensor:  # (n, *event)
     """Data to fit to, detached; ValueError unless they are `least` or more finite floating-point states."""
     if not isinstance(data, Tensor) or not data.is_floating_point() or data.ndim < 2 or not data[:1].numel():
         got = f"{data.dtype} {tuple(data.shape)}" if isinstance(data, Tensor) else type(data).__name__
-        raise ValueError(f"data: expected floating-point states (n, *event), got {got}")
+        raise ValueError(f"data: expected floating-point states (n, *event) with n >= 1, got {got}")
     if len(data) < least:
         raise ValueError(f"data: expected at least {least} states to fit to, got {len(data)}")
     if not bool(data.isfinite().all()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -31,13 +31,22 @@ def torch_seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def one_number_a_state(log_p: Any, x: Tensor, expected: str) -> Tensor:  # (n,)
+    """log_p itself; ValueError unless it is (n,) for states x # (n, *event)."""
+    if not isinstance(log_p, Tensor) or tuple(log_p.shape) != (len(x),):
+        got = tuple(log_p.shape) if isinstance(log_p, Tensor) else type(log_p).__name__
+        raise ValueError(f"{expected} ({len(x)},), one number a state, for states {tuple(x.shape)}, got {got}")
+    return log_p
+
+
 class Foreign(NoiseModel):
     """p_n of somebody else's object: torch's `Distribution`, or anything with `sample(n)` and `log_prob(x)`.
 
     Draws are made with torch's generators seeded by (seed, step, chain_offset), so that a resumed run draws the same; here
     row i does depend on n. A distribution over single numbers with a batch shape counts as one over events of that shape. A
     module that returns a `Distribution` when called (zuko's flows) is asked for it each time; a pair from `sample(n)`
-    (normflows') counts as (states, log densities). Its gradients are left alone: draws and densities are constants.
+    (normflows') counts as (states, log densities), which are not evaluated again. Its gradients are left alone: draws and
+    densities are constants.
 
     Raises:
         TypeError: no sample or no log_prob.
@@ -66,7 +75,8 @@ class Foreign(NoiseModel):
                 noise = noise()
             except TypeError as error:
                 raise TypeError(
-                    f"noise: {type(self.noise).__name__} has no log_prob, and cannot be called for a distribution: {error}"
+                    "noise: expected an object with sample(n) and log_prob(x), the log of a normalised density; got "
+                    f"{type(self.noise).__name__} without log_prob, which cannot be called for a distribution either: {error}"
                 ) from None
             if not isinstance(noise, Distribution):
                 raise TypeError(
@@ -78,41 +88,42 @@ class Foreign(NoiseModel):
         return noise
 
     def log_prob(self, x: Tensor) -> Tensor:  # (n, *event) -> (n,)
-        log_p = self._object().log_prob(x)
-        if not isinstance(log_p, Tensor) or tuple(log_p.shape) != (len(x),):
-            got = tuple(log_p.shape) if isinstance(log_p, Tensor) else type(log_p).__name__
-            raise ValueError(
-                f"noise: expected log_prob to return ({len(x)},), one number a state, for states {tuple(x.shape)}, got {got}"
-            )
-        return log_p
+        return one_number_a_state(self._object().log_prob(x), x, "noise: expected log_prob to return")
 
     def sample(
         self, n: int, *, seed: int | None = None, step: int = 0, chain_offset: int = 0
     ) -> Tensor:  # (n, *event)
+        return self._drawn(n, None if seed is None else derived_seed(seed, step, chain_offset))[0]
+
+    def _drawn(self, n: int, seed: int | None) -> tuple[Tensor, Tensor | None]:
+        """n states, and their log densities where these come along."""
         noise = self._object()
         shape = (n,) if isinstance(noise, Distribution) else n
-        with torch.no_grad():
-            if seed is None:
-                drawn = noise.sample(shape)
-            else:
-                with torch_seeded(derived_seed(seed, step, chain_offset)):
-                    drawn = noise.sample(shape)
-        drawn = drawn[0] if isinstance(drawn, tuple) else drawn
+        with torch.no_grad(), nullcontext() if seed is None else torch_seeded(seed):
+            drawn = noise.sample(shape)
+        drawn, log_p = drawn if isinstance(drawn, tuple) and len(drawn) == 2 else (drawn, None)
         if not isinstance(drawn, Tensor) or drawn.ndim == 0 or len(drawn) != n:
             got = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
             raise ValueError(f"noise: expected sample({n}) to return states ({n}, *event), got {got}")
-        return drawn
+        return drawn, None if log_p is None else one_number_a_state(log_p, drawn, "noise: expected log densities")
 
     def sample_(
         self, out: Tensor, *, seed: int, step: int = 0, chain_offset: int = 0
     ) -> Tensor:  # (n, *event)
-        drawn = self.sample(len(out), seed=seed, step=step, chain_offset=chain_offset)
+        self.draw_(out, seed=seed, step=step, chain_offset=chain_offset)
+        return out
+
+    def draw_(
+        self, out: Tensor, *, seed: int, step: int = 0, chain_offset: int = 0
+    ) -> Tensor | None:  # (n, *event) -> (n,)
+        drawn, log_p = self._drawn(len(out), derived_seed(seed, step, chain_offset))
         if drawn.shape != out.shape or drawn.dtype != out.dtype or drawn.device != out.device:
             raise ValueError(
                 f"noise: expected draws like the batch, {out.dtype} {tuple(out.shape)} on {out.device}, got {drawn.dtype} "
                 f"{tuple(drawn.shape)} on {drawn.device}"
             )
-        return out.copy_(drawn)
+        out.copy_(drawn)
+        return log_p
 
     def extra_repr(self) -> str:
         return "" if isinstance(self.noise, nn.Module) else repr(self.noise)

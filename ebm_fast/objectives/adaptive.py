@@ -13,6 +13,7 @@ from ebm_fast.engine.run import check_count
 from ebm_fast.objectives.contrastive import Batch, Buffer, PersistentCD, bare
 from ebm_fast.objectives.generators import Generator, Logistic, as_generator, bregman_loss
 from ebm_fast.objectives.numerics import wide
+from ebm_fast.objectives.saved import require_fits
 from ebm_fast.ops import checks
 
 
@@ -32,6 +33,8 @@ class AdaptiveBregman(PersistentCD):
     needs a constant that it can shift (the bias of a last layer). Raises TypeError for an energy that is no module
     unless interval=1. Source: thesis (4.10), algorithm 3.1.
     """
+
+    _settings = ("interval", "generator")
 
     def __init__(
         self,
@@ -115,18 +118,19 @@ class AdaptiveBregman(PersistentCD):
         )
         return {**super().state_dict(), "frozen": frozen}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved."""
-        checks.entries(state, "seed", "iteration", "frozen")
-        super().load_state_dict(state)
+    def _check_state(self, state: dict[str, Any]) -> None:
+        super()._check_state(state)
+        checks.entries(state, "frozen")
+        if state["frozen"] is not None:
+            assert isinstance(self.energy, nn.Module)
+            require_fits(bare(self.energy), state["frozen"], "the frozen copy")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         if state["frozen"] is None:
             self.frozen = None
             return
         if self.frozen is None:
-            if self.interval == 1:
-                raise ValueError(
-                    "state: expected one without a frozen copy, for interval=1, got one with a copy"
-                )
             self.frozen = self._copy()
         self.frozen.load_state_dict(state["frozen"])
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ebm_fast.noise import as_noise
 from ebm_fast.objectives.contrastive import Batch
-from ebm_fast.objectives.nce import learnable_log_z, load_log_z, nce_loss
+from ebm_fast.objectives.nce import check_log_z, learnable_log_z, load_log_z, nce_loss, require_like
 from ebm_fast.objectives.numerics import softplus, wide
 from ebm_fast.objectives.players import Draw
+from ebm_fast.objectives.saved import require_fits
 from ebm_fast.objectives.two_player import TwoPlayerObjective, states_alone
 from ebm_fast.ops import checks
 
@@ -60,6 +61,8 @@ class AdversarialContrastive(TwoPlayerObjective):
     noise, `log_z`; of the generator's: `energy_generator`, `entropy`. Raises ValueError for a generator without density: the
     logit needs log p_n. Source: Bose, Ling, Cao 2018; thesis (3.3).
     """
+
+    _settings = ("base_weight", "entropy_weight", "likelihood_weight", "saturating")
 
     def __init__(
         self,
@@ -166,6 +169,7 @@ class AdversarialContrastive(TwoPlayerObjective):
             k = min(max(k, 1), m - 1)
         rows = [data]
         if self.base is not None:
+            require_like(self.base, data)
             noise = self.base.sample_(data.new_empty(k, *data.shape[1:]), **self._counter(for_generator))
             rows.append(noise)
         draw = None
@@ -179,7 +183,10 @@ class AdversarialContrastive(TwoPlayerObjective):
         log_q = log_p = None
         if draw is not None:
             assert draw.log_prob is not None
-            log_q = wide(draw.log_prob(states))
+            if draw.log_q is None:  # one pass for all of them takes fewer, larger kernels than one of the samples' own
+                log_q = wide(draw.log_prob(states))
+            else:  # of the samples, which lie last
+                log_q = torch.cat([wide(draw.log_prob(states[: -len(draw.log_q)])), wide(draw.log_q)])
         if self.base is not None:
             log_p = wide(self.base.log_prob(states))
         w = self.base_weight
@@ -227,11 +234,16 @@ class AdversarialContrastive(TwoPlayerObjective):
             state["log_z"] = self.log_z.detach().clone()
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved; ValueError where it has another log Z."""
-        checks.entries(state, "seed", "iteration", *(["base"] if self.base is not None else []))
+    def _check_state(self, state: dict[str, Any]) -> None:
+        super()._check_state(state)
+        check_log_z(self.log_z, state)
+        if self.base is not None:
+            checks.entries(state, "base")
+            require_fits(self.base, state["base"], "the base noise")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         load_log_z(self.log_z, state)
-        super().load_state_dict(state)
         if self.base is not None:
             self.base.load_state_dict(state["base"])
 

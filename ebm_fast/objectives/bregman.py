@@ -21,6 +21,8 @@ class BregmanRatioMatching(NoiseObjective):
     Source: Sugiyama, Suzuki, Kanamori 2012; Gutmann and Hirayama 2011; thesis (4.8).
     """
 
+    _settings = ("generator",)
+
     def __init__(
         self,
         energy: Callable[..., Tensor],

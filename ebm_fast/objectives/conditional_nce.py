@@ -56,6 +56,8 @@ class ConditionalNCE(CountedObjective):
     Source: Ceylan and Gutmann 2018; thesis (3.2).
     """
 
+    _settings = ("std",)
+
     def __init__(
         self,
         energy: Callable[..., Tensor],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
 from ebm_fast.objectives.initial import Init, InitialStates
 from ebm_fast.objectives.numerics import wide
+from ebm_fast.objectives.saved import Saved
 from ebm_fast.ops import checks
 from ebm_fast.samplers import Langevin
 
@@ -61,7 +62,7 @@ def bare(energy: Any) -> Any:
     return energy.module if isinstance(energy, nn.parallel.DistributedDataParallel) else energy
 
 
-class ContrastiveDivergence:
+class ContrastiveDivergence(Saved):
     """L = E_data E(x) - E_{p^K} E(x): chains start at the data and take K steps of the sampler (CD-K).
 
     `objective(batch)` returns (loss, metrics); batch is x (n, *event) or (x,), or (x, y) for an energy E(x, y=labels). The
@@ -79,6 +80,8 @@ class ContrastiveDivergence:
     `seed`: 64 bits; None draws one from torch's generator. `chain_offset`: global index of the batch's first chain;
     chains of other indices have other noise. Source: Hinton 2002. Raises TypeError or ValueError naming the argument.
     """
+
+    _settings: ClassVar[tuple[str, ...]] = ("sampler", "num_steps", "energy_l2", "kl_weight", "entropy_weight", "data_noise")
 
     def __init__(
         self,
@@ -233,15 +236,6 @@ class ContrastiveDivergence:
         """Wait for the finiteness checks still under way on CUDA; FloatingPointError where one fails."""
         self._require_finite.finish()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The seed and the iteration, from which all random numbers follow."""
-        return {"seed": self.seed, "iteration": self.iteration}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved; ValueError for the state of something else."""
-        checks.entries(state, "seed", "iteration")
-        self.seed, self.iteration = int(state["seed"]), int(state["iteration"])
-
 
 class PersistentCD(ContrastiveDivergence):
     """L = E_data E(x) - E_buffer E(x): chains continue from a replay buffer and are written back to their slots.
@@ -276,11 +270,13 @@ class PersistentCD(ContrastiveDivergence):
         """As the base class, and the buffer."""
         return {**super().state_dict(), "buffer": self.buffer.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved."""
-        checks.entries(state, "seed", "iteration", "buffer")
-        super().load_state_dict(state)
+    def _check_state(self, state: dict[str, Any]) -> None:
+        super()._check_state(state)
+        checks.entries(state, "buffer")
+
+    def _load(self, state: dict[str, Any]) -> None:
         self.buffer.load_state_dict(state["buffer"])
+        super()._load(state)
 
 
 class ShortRunMLE(ContrastiveDivergence):
@@ -289,6 +285,8 @@ class ShortRunMLE(ContrastiveDivergence):
     `init`: as in `ReplayBuffer`; the learned object is the K-step sampler rather than a density.
     Otherwise as `ContrastiveDivergence`. Source: Nijkamp, Hill, Zhu, Wu 2019.
     """
+
+    _settings = ("init",)
 
     def __init__(
         self, energy: Callable[..., Tensor], sampler: Any, init: Init = ("uniform", -1.0, 1.0), **options: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,19 @@ from ebm_fast import ops
 from ebm_fast.engine.run import check_count
 from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.numerics import wide
+from ebm_fast.objectives.saved import Saved
 from ebm_fast.ops import checks
 
 
-class CountedObjective:
+class CountedObjective(Saved):
     """Seed, iteration, finiteness checks, the energies of one joint batch, parameters, exact resume.
 
     `num_noise`: noise samples a datum; datum i of a batch has those of the chain indices (chain_offset + i) num_noise and
     following. `seed`: 64 bits; None draws one from torch's generator. A non-finite batch or energy raises FloatingPointError
     naming it; on CUDA this comes an iteration or so late, because nothing waits for the device, unless `check=True`.
     """
+
+    _settings: ClassVar[tuple[str, ...]] = ("num_noise",)
 
     def __init__(
         self,
@@ -58,12 +61,3 @@ class CountedObjective:
     def finish_checks(self) -> None:
         """Wait for the finiteness checks still under way on CUDA; FloatingPointError where one fails."""
         self._require_finite.finish()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The seed and the iteration, from which all random numbers follow."""
-        return {"seed": self.seed, "iteration": self.iteration}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved; ValueError for the state of something else."""
-        checks.entries(state, "seed", "iteration")
-        self.seed, self.iteration = int(state["seed"]), int(state["iteration"])

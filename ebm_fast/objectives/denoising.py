@@ -109,6 +109,8 @@ class DenoisingScoreMatching(_Denoising):
     Source: Vincent 2011; thesis (2.7).
     """
 
+    _settings = ("sigma", "scaled")
+
     def __init__(
         self, model: Model, sigma: float, *, scaled: bool = False, seed: int | None = None, chain_offset: int = 0,
         check: bool = False,
@@ -145,6 +147,8 @@ class NoiseConditionalScoreMatching(_Denoising):
     Raises TypeError or ValueError naming the argument, FloatingPointError for a batch or loss that is not finite.
     Source: Song and Ermon 2019, eqs. (5), (6).
     """
+
+    _settings = ("sigmas", "_weights")
 
     def __init__(
         self, model: Model, sigmas: Sequence[float] | Tensor, *, weight: Callable[[float], float] | None = None,

@@ -16,6 +16,7 @@ from ebm_fast.objectives.counted import CountedObjective
 from ebm_fast.objectives.denoising import denoising_score_matching_loss
 from ebm_fast.objectives.improved import frozen_energy
 from ebm_fast.objectives.numerics import wide
+from ebm_fast.objectives.saved import require_fits
 from ebm_fast.objectives.score_matching import implicit_score_matching_loss
 from ebm_fast.objectives.scores import Model, ScoreFunction, inner
 from ebm_fast.objectives.sliced import draw_projections, sliced_score_matching_loss
@@ -67,6 +68,8 @@ class ImplicitVAE(CountedObjective):
     loss: score_matching. Raises TypeError or ValueError naming the argument, FloatingPointError for what is not finite.
     Source: Song, Garg, Shi, Ermon 2019 (implicit VAE); lecture on deep generative modelling (Crete, HY-673), lecture 12.
     """
+
+    _settings = ("noise_shape", "num_samples", "entropy_weight", "method", "num_projections", "sigma")
 
     def __init__(
         self,
@@ -205,10 +208,14 @@ class ImplicitVAE(CountedObjective):
         score = {k: t.detach().clone() for k, t in model.state_dict().items()} if isinstance(model, nn.Module) else {}
         return {**super().state_dict(), "score_iteration": self.score_iteration, "score": score}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved."""
-        checks.entries(state, "seed", "iteration", "score_iteration", "score")
-        super().load_state_dict(state)
+    def _check_state(self, state: dict[str, Any]) -> None:
+        super()._check_state(state)
+        checks.entries(state, "score_iteration", "score")
+        if isinstance(self.score.model, nn.Module):
+            require_fits(self.score.model, state["score"], "the score network")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         self.score_iteration = int(state["score_iteration"])
         if isinstance(self.score.model, nn.Module):
             self.score.model.load_state_dict(state["score"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ def latent_ebm_loss(
 
 class _LatentObjective(CountedObjective):
     """Chains of latents: where they start, which of the engine's steps they take."""
+
+    _settings: ClassVar[tuple[str, ...]] = ("sampler", "num_chains", "latent_shape", "init")
 
     def __init__(
         self,
@@ -120,6 +122,8 @@ class LatentMLE(_LatentObjective):
     Durmus, Pereyra, Vidal 2021 (SOUL).
     """
 
+    _settings = ("num_steps",)
+
     def __init__(
         self,
         energy: Callable[..., Tensor],
@@ -177,6 +181,8 @@ class LatentEBM(_LatentObjective):
     Raises TypeError or ValueError naming the argument, FloatingPointError for what is not finite.
     Source: Pang, Han, Nijkamp, Zhu, Wu 2020; lecture notes on latent-variable models (StatML 2024), (15)-(20).
     """
+
+    _settings = ("prior_steps", "posterior_steps", "posterior_sampler")
 
     def __init__(
         self,

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast.engine.run import check_count
-from ebm_fast.noise import as_noise
+from ebm_fast.noise import NoiseModel, as_noise
 from ebm_fast.objectives.contrastive import Batch, _split
 from ebm_fast.objectives.counted import CountedObjective
 from ebm_fast.objectives.numerics import softplus, wide
+from ebm_fast.objectives.saved import require_fits
 from ebm_fast.ops import checks
 
 
@@ -67,14 +68,26 @@ def learnable_log_z(
     return nn.Parameter(torch.full(shape, start, dtype=dtype, device=like.device))
 
 
-def load_log_z(log_z: nn.Parameter | None, state: dict[str, Any]) -> None:
-    """log Z of a saved state; ValueError where the state has another one, or none."""
+def check_log_z(log_z: nn.Parameter | None, state: dict[str, Any]) -> None:
+    """ValueError where a saved state has another log Z than this one, or none."""
     shapes = ["none" if z is None else tuple(z.shape) for z in (log_z, state.get("log_z"))]
     if shapes[0] != shapes[1]:
         raise ValueError(f"state: expected log_z {shapes[0]}, got {shapes[1]}")
+
+
+def load_log_z(log_z: nn.Parameter | None, state: dict[str, Any]) -> None:
+    """log Z of a saved state."""
     if log_z is not None:
         with torch.no_grad():
             log_z.copy_(state["log_z"])
+
+
+def require_like(noise: NoiseModel, data: Tensor) -> None:
+    """ValueError for a batch of other events than those of the noise, where it knows them."""
+    event = getattr(noise, "event_shape", None)
+    if event is not None and data.shape[1:] != event:
+        wanted = ", ".join(("n", *map(str, event)))
+        raise ValueError(f"batch: expected states ({wanted}) like those of the noise, got {tuple(data.shape)}")
 
 
 class NoiseObjective(CountedObjective):
@@ -111,10 +124,10 @@ class NoiseObjective(CountedObjective):
         data, y = _split(batch)
         if y is None and self.log_z is not None and self.log_z.dim():
             raise ValueError("batch: expected (x, y), because log_z has classes; got x alone")
-        states, labels = self._states(data, y)
+        states, labels, known = self._states(data, y)
         n, m = len(data), len(states) - len(data)
         with torch.no_grad():
-            log_noise = self.noise.log_prob(states)
+            log_noise = self.noise.log_prob(states) if known is None else torch.cat([self.noise.log_prob(data), known])
         e_data, e_noise = self._energies(states, labels, [n, m])
         n_data, n_noise = log_noise.split([n, m])
         self._require_finite(
@@ -146,15 +159,16 @@ class NoiseObjective(CountedObjective):
         """How many noise samples n data need."""
         return n * self.num_noise
 
-    def _states(self, data: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Data and noise in one tensor, the noise written where it is drawn; labels of both."""
+    def _states(self, data: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Data and noise in one tensor, the noise written where it is drawn; labels of both; log p_n of the noise if known."""
         n = len(data)
+        require_like(self.noise, data)
         states = data.new_empty(n + self._noise_rows(n), *data.shape[1:])
         states[:n] = data
-        self.noise.sample_(
+        known = self.noise.draw_(
             states[n:], seed=self.seed, step=self.iteration, chain_offset=self.chain_offset * self.num_noise
         )
-        return states, None if y is None else torch.cat([y, y.repeat_interleave(self.num_noise, 0)])
+        return states, None if y is None else torch.cat([y, y.repeat_interleave(self.num_noise, 0)]), known
 
     def _contrast(self, r_data: Tensor, r_noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of log ratios (n,) and (m,)."""
@@ -171,11 +185,15 @@ class NoiseObjective(CountedObjective):
         state = {**super().state_dict(), "noise": dict(self.noise.state_dict())}
         return state if self.log_z is None else {**state, "log_z": self.log_z.detach().clone()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved; ValueError where it has another log Z."""
-        checks.entries(state, "seed", "iteration", "noise")
+    def _check_state(self, state: dict[str, Any]) -> None:
+        super()._check_state(state)
+        checks.entries(state, "noise")
+        check_log_z(self.log_z, state)
+        require_fits(self.noise, state["noise"], "the noise model")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         load_log_z(self.log_z, state)
-        super().load_state_dict(state)
         self.noise.load_state_dict(state["noise"])
 
 
@@ -206,6 +224,8 @@ class RankingNCE(NoiseObjective):
     comes first. Learns the density up to its constant. Source: Jozefowicz et al. 2016, Ma and Collins 2018; thesis (2.16).
     """
 
+    _settings = ("shared",)
+
     def __init__(
         self,
         energy: Callable[..., Tensor],
@@ -225,7 +245,7 @@ class RankingNCE(NoiseObjective):
     def _noise_rows(self, n: int) -> int:
         return self.num_noise if self.shared else n * self.num_noise
 
-    def _states(self, data: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _states(self, data: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if self.shared and y is not None:
             raise ValueError(
                 "batch: shared=True cannot give one noise sample the labels of several data; expected x alone"

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent
 
 from ebm_fast import ops
 from ebm_fast.energies.base import LOG_2PI, dimension, positive, tensors
-from ebm_fast.noise.foreign import derived_seed, torch_seeded
+from ebm_fast.noise.foreign import derived_seed, one_number_a_state, torch_seeded
 
 
 class Draw(NamedTuple):
@@ -22,6 +22,12 @@ class Draw(NamedTuple):
     log_prob: (
         Callable[[Tensor], Tensor] | None
     )  # (m, *event) -> (m,), differentiable in x and in the parameters
+    log_q: Tensor | None = None  # (n,), log_prob(x), where drawing has told it
+
+    def density(self) -> Tensor:  # (n,)
+        """log q of its own samples, evaluated only where drawing has not told it; a draw without a density has none."""
+        assert self.log_prob is not None
+        return self.log_prob(self.x) if self.log_q is None else self.log_q
 
 
 class Player(nn.Module):
@@ -37,6 +43,10 @@ class Player(nn.Module):
     def draw(self, n: int, *, seed: int, step: int = 0, chain_offset: int = 0) -> Draw:
         """n samples."""
         raise NotImplementedError
+
+    def draw_with_density(self, n: int, *, seed: int, step: int = 0, chain_offset: int = 0) -> Draw:
+        """The same samples, of which their own density alone will be asked for: with `log_q` where one pass gives both."""
+        return self.draw(n, seed=seed, step=step, chain_offset=chain_offset)
 
 
 class DiagonalGaussian(Player):
@@ -159,8 +169,9 @@ class Flow(Player):
     """q of somebody else's flow: a module with `rsample(n)` or `sample(n)`, and `log_prob(x)`; or one that returns a
     reparametrised torch `Distribution` when called, as zuko's flows do.
 
-    A pair from `sample(n)` (normflows') counts as (states, log densities). Draws are made with torch's generators seeded by
-    (seed, step, chain_offset), so that a resumed run draws the same; here row i does depend on n.
+    A pair from `sample(n)` (normflows') counts as (states, log densities); where the samples' own density is all that is
+    wanted, `rsample_and_log_prob` (zuko's) gives both in one pass. Draws are made with torch's generators seeded by (seed,
+    step, chain_offset), so that a resumed run draws the same; here row i does depend on n.
 
     Raises:
         TypeError: no module, no samples or no density.
@@ -201,25 +212,26 @@ class Flow(Player):
         return Independent(made, len(made.batch_shape)) if made.batch_shape else made
 
     def draw(self, n: int, *, seed: int, step: int = 0, chain_offset: int = 0) -> Draw:
+        return self._draw(n, False, derived_seed(seed, step, chain_offset, purpose="generator_latent"))
+
+    def draw_with_density(self, n: int, *, seed: int, step: int = 0, chain_offset: int = 0) -> Draw:
+        return self._draw(n, True, derived_seed(seed, step, chain_offset, purpose="generator_latent"))
+
+    def _draw(self, n: int, density: bool, seed: int) -> Draw:
         made: Any = self._distribution() if self._makes else self.flow
-        sample = made.rsample if self._makes else getattr(made, str(self._samples))
-        with torch_seeded(derived_seed(seed, step, chain_offset, purpose="generator_latent")):
+        both = getattr(made, "rsample_and_log_prob", None) if self._makes and density else None
+        sample = both or (made.rsample if self._makes else getattr(made, str(self._samples)))
+        with torch_seeded(seed):
             x = sample((n,) if self._makes else n)
-        x = x[0] if isinstance(x, tuple) else x
+        x, log_q = x if isinstance(x, tuple) and len(x) == 2 else (x, None)
         if not isinstance(x, Tensor) or x.ndim < 2 or len(x) != n:
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"generator: expected {n} states ({n}, *event), got {got}")
 
         def log_prob(x: Tensor) -> Tensor:
-            log_q = made.log_prob(x)
-            if not isinstance(log_q, Tensor) or tuple(log_q.shape) != (len(x),):
-                got = tuple(log_q.shape) if isinstance(log_q, Tensor) else type(log_q).__name__
-                raise ValueError(
-                    f"generator: expected log_prob to return ({len(x)},) for {tuple(x.shape)}, got {got}"
-                )
-            return log_q
+            return one_number_a_state(made.log_prob(x), x, "generator: expected log_prob to return")
 
-        return Draw(x, log_prob)
+        return Draw(x, log_prob, log_q if log_q is None else one_number_a_state(log_q, x, "generator: expected log densities"))
 
 
 def as_player(generator: Any) -> Player:

@@ -88,6 +88,8 @@ class DiffusionRecoveryLikelihood(CountedObjective):
     Source: Gao, Song, Poole, Wu, Kingma 2021.
     """
 
+    _settings = ("sigmas", "weights", "sampler", "num_steps")
+
     def __init__(
         self,
         energy: Callable[..., Tensor],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -95,6 +95,8 @@ class SlicedScoreMatching(ScoreObjective):
     Source: Song, Garg, Shi, Ermon 2019; thesis (2.9).
     """
 
+    _settings: ClassVar[tuple[str, ...]] = ("num_projections", "projection", "variance_reduced")
+
     def __init__(
         self, model: Model, *, num_projections: int = 1, projection: str = "gaussian", variance_reduced: bool = False,
         mode: str = "auto", seed: int | None = None, chain_offset: int = 0, check: bool = False,
@@ -145,6 +147,8 @@ class FiniteDifferenceScoreMatching(SlicedScoreMatching):
     Source: Pang, Xu, Li, Song, Ermon, Zhu 2020.
     """
 
+    _settings = ("step",)
+
     def __init__(self, model: Model, step: float = 0.05, **options: Any) -> None:
         for name in ("variance_reduced", "mode"):
             if name in options:
@@ -160,10 +164,12 @@ class FiniteDifferenceScoreMatching(SlicedScoreMatching):
         """As the base class, and whether the model is an energy, which a resumed run cannot know before its first batch."""
         return {**super().state_dict(), "is_energy": self.score.is_energy}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved."""
-        checks.entries(state, "seed", "iteration", "is_energy")
-        super().load_state_dict(state)
+    def _check_state(self, state: dict[str, Any]) -> None:
+        super()._check_state(state)
+        checks.entries(state, "is_energy")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         self.score.is_energy = state["is_energy"]
 
 

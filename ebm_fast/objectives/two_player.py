@@ -13,6 +13,7 @@ from ebm_fast.objectives.counted import CountedObjective
 from ebm_fast.objectives.improved import frozen_energy
 from ebm_fast.objectives.numerics import wide
 from ebm_fast.objectives.players import Draw, as_player
+from ebm_fast.objectives.saved import require_fits
 from ebm_fast.ops import checks
 
 GENERATOR_TURN = 1 << 55  # added to the steps of the generator's turns, half of the range of a counter's step
@@ -53,9 +54,9 @@ class TwoPlayerObjective(CountedObjective):
         step = GENERATOR_TURN + self.generator_iteration if for_generator else self.iteration
         return {"seed": self.seed, "step": step, "chain_offset": self.chain_offset * self.num_noise}
 
-    def _draw(self, n: int, like: Tensor | None, *, for_generator: bool = False) -> Draw:
-        """n samples for one player's turn."""
-        draw = self.generator.draw(n, **self._counter(for_generator))
+    def _draw(self, n: int, like: Tensor | None, *, for_generator: bool = False, density: bool = False) -> Draw:
+        """n samples for one player's turn; `density`: whether log q of them alone will be asked for."""
+        draw = (self.generator.draw_with_density if density else self.generator.draw)(n, **self._counter(for_generator))
         x = draw.x
         if like is not None and (
             x.shape[1:] != like.shape[1:] or x.dtype != like.dtype or x.device != like.device
@@ -91,10 +92,13 @@ class TwoPlayerObjective(CountedObjective):
             "generator": generator,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the objective that was saved."""
-        checks.entries(state, "seed", "iteration", "generator_iteration", "generator")
-        super().load_state_dict(state)
+    def _check_state(self, state: dict[str, Any]) -> None:
+        super()._check_state(state)
+        checks.entries(state, "generator_iteration", "generator")
+        require_fits(self.generator, state["generator"], "the generator")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         self.generator_iteration = int(state["generator_iteration"])
         self.generator.load_state_dict(state["generator"])
 

@@ -71,6 +71,8 @@ class VariationalMLE(TwoPlayerObjective):
     models, where H stands with the other sign.
     """
 
+    _settings = ("energy_l2", "entropy", "entropy_weight")
+
     def __init__(
         self,
         energy: Callable[..., Tensor],
@@ -119,12 +121,10 @@ class VariationalMLE(TwoPlayerObjective):
         n = n if data is None else len(data) * self.num_noise
         if n < 1:
             raise ValueError(f"batch: expected states, or a number of them of at least 1, got {n}")
-        draw = self._draw(n, data, for_generator=True)
+        asked = self.entropy_weight > 0.0 and self.entropy == "density"
+        draw = self._draw(n, data, for_generator=True, density=asked)
         (energies,) = self._frozen_energies(draw.x, [n])
-        log_q = None
-        if self.entropy_weight and self.entropy == "density":
-            assert draw.log_prob is not None
-            log_q = wide(draw.log_prob(draw.x))
+        log_q = wide(draw.density()) if asked else None
         self._require_finite(
             samples=draw.x,
             energy_samples=energies,

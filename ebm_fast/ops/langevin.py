@@ -21,14 +21,20 @@ _INF = math.inf
 _TAG = PURPOSES["langevin"]
 
 
-def _impl(x: Tensor, grad: Tensor | None, velocity: Tensor | None, *args: Any) -> None:
+def _impl(x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None, *args: Any) -> None:
     if x.numel():
-        _refuse(x, grad, velocity)
-        route("langevin_step_", x, args[-1])(x, grad, velocity, *args[:-1])
-        increment_version(x if velocity is None else (x, velocity))
+        _refuse(x, grad, velocity, norm_sum)
+        route("langevin_step_", x, args[-1])(x, grad, velocity, norm_sum, *args[:-1])
+        increment_version(_written(x, velocity, norm_sum))
 
 
-def _refuse(x: Tensor, grad: Tensor | None, velocity: Tensor | None) -> None:
+def _written(x: Tensor, velocity: Tensor | None, norm_sum: Tensor | None) -> Any:
+    if velocity is None and norm_sum is None:
+        return x
+    return [t for t in (x, velocity, norm_sum) if t is not None]
+
+
+def _refuse(x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None) -> None:
     """Memory that the kernels cannot read or write as they must."""
     checks.refuse_negated(x, "x")
     if grad is not None:
@@ -39,13 +45,18 @@ def _refuse(x: Tensor, grad: Tensor | None, velocity: Tensor | None) -> None:
         checks.refuse_overlap(x, "x", velocity, "velocity", same=False)
         checks.refuse_overlap(velocity, "velocity", grad, "grad", same=False)
         checks.refuse_read_only(velocity, "velocity")
+    if norm_sum is not None:
+        for t, name in ((x, "x"), (grad, "grad"), (velocity, "velocity")):
+            checks.refuse_overlap(norm_sum, "norm_sum", t, name, same=False)
+        checks.refuse_overlap(x, "x", grad, "grad", same=False)  # the norm is that of the gradient before x moves
+        checks.refuse_read_only(norm_sum, "norm_sum")
 
 
 _op = define(
-    "langevin_step_(Tensor(a!) x, Tensor? grad, Tensor(b!)? velocity, Tensor? step_size_at, Tensor? noise_std_at, "
-    "Tensor? grad_scale, Tensor? active, Tensor? scale, Tensor? rng, float step_size, float noise_std, float momentum, "
-    "float prior_precision, float grad_clip, float step_lo, float step_hi, float noise_lo, float noise_hi, int purpose, "
-    "int seed, int step, int chain_offset, str backend) -> ()",
+    "langevin_step_(Tensor(a!) x, Tensor? grad, Tensor(b!)? velocity, Tensor(c!)? norm_sum, Tensor? step_size_at, "
+    "Tensor? noise_std_at, Tensor? grad_scale, Tensor? active, Tensor? scale, Tensor? rng, float step_size, float noise_std, "
+    "float momentum, float prior_precision, float grad_clip, float step_lo, float step_hi, float noise_lo, float noise_hi, "
+    "int purpose, int seed, int step, int chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )
@@ -67,6 +78,7 @@ def langevin_step_(
     momentum: float = 0.0,
     active: Tensor | None = None,  # (n,)
     scale: Tensor | None = None,  # (*event)
+    norm_sum: Tensor | None = None,  # (n,)
     seed: int | None = None,
     step: int = 0,
     chain_offset: int = 0,
@@ -97,6 +109,7 @@ def langevin_step_(
         velocity, momentum: state v, like x and updated in place, and factor m of the heavy ball.
         active: (n,) bool or uint8; chains with 0 are left alone.
         scale: sigma (*event), shared by all chains, float32 (float64 for a float64 x).
+        norm_sum: float64 (n,), += |g| of the active chains, before any clip; x may then not be grad itself.
         seed, step, chain_offset, rng, generator: the noise's counter, see `normal_`. Under torch.compile give `seed` or
             `rng`: drawing a seed cannot be traced.
         backend: see `ebm_fast.use_backend`.
@@ -109,12 +122,15 @@ def langevin_step_(
 
     Source: the unadjusted Langevin algorithm; its EBM forms in Du and Mordatch 2019, Nijkamp et al. 2019, Grathwohl et al. 2020.
     """
+    if norm_sum is not None and grad is None:
+        raise ValueError("norm_sum needs grad, whose norms it sums; got grad=None")
     flat, bound = _checked(
         x, grad, step_size, noise_std, temperature, clamp, clamp_after, grad_clip, grad_clip_norm, prior_precision, velocity,
-        momentum, active, scale, seed, step, chain_offset, rng, generator,
+        momentum, active, scale, norm_sum, seed, step, chain_offset, rng, generator,
     )  # fmt: skip
     s_at, n_at, *rest = flat
-    _op(x, grad, velocity, s_at, n_at, _shrink(grad, bound, backend), *rest, step, chain_offset, backend or "auto")
+    shrink = _shrink(grad, bound, backend)
+    _op(x, grad, velocity, norm_sum, s_at, n_at, shrink, *rest, step, chain_offset, backend or "auto")
     return x
 
 
@@ -131,33 +147,35 @@ def langevin_steps(
     velocity: Tensor | None = None,  # (n, *event)
     momentum: float = 0.0,
     scale: Tensor | None = None,  # (*event)
+    norm_sum: Tensor | None = None,  # (n,)
     seed: int,
     chain_offset: int = 0,
     backend: str | None = None,
-) -> Callable[[Tensor, int], None]:
+) -> Callable[[Tensor | None, int], None]:
     """f(grad, step) that does what `langevin_step_` does with these arguments, for loops: what stays is checked here, once.
 
-    `grad` must be like x, contiguous and apart from it. Between an energy's passes the checks of a call find their code out of
-    the cache and take as long as a small network's layer. Raises as `langevin_step_`.
+    `grad` must be like x, contiguous and apart from it; None adds noise alone. Between an energy's passes the checks of a call
+    find their code out of the cache and take as long as a small network's layer. Raises as `langevin_step_`.
     """
     flat, bound = _checked(
         x, None, step_size, noise_std, 1.0, clamp, clamp_after, grad_clip, grad_clip_norm, prior_precision, velocity, momentum,
-        None, scale, seed, 0, chain_offset, None, None,
+        None, scale, norm_sum, seed, 0, chain_offset, None, None,
     )  # fmt: skip
     s_at, n_at, *rest = flat
-    changed: Any = x if velocity is None else (x, velocity)
+    changed = _written(x, velocity, norm_sum)
     if observed() or not x.numel():
 
-        def watched(grad: Tensor, step: int) -> None:
-            shrink = _shrink(grad, bound, backend)
-            _op(x, grad, velocity, s_at, n_at, shrink, *rest, step, chain_offset, backend or "auto")
+        def watched(grad: Tensor | None, step: int) -> None:
+            shrink, summed = _shrink(grad, bound, backend), None if grad is None else norm_sum
+            _op(x, grad, velocity, summed, s_at, n_at, shrink, *rest, step, chain_offset, backend or "auto")
 
         return watched
-    _refuse(x, None, velocity)
+    _refuse(x, None, velocity, norm_sum)
     run = route("langevin_step_", x, backend or "auto")
 
-    def direct(grad: Tensor, step: int) -> None:
-        run(x, grad, velocity, s_at, n_at, _shrink(grad, bound, backend), *rest, step, chain_offset)
+    def direct(grad: Tensor | None, step: int) -> None:
+        summed = None if grad is None else norm_sum
+        run(x, grad, velocity, summed, s_at, n_at, _shrink(grad, bound, backend), *rest, step, chain_offset)
         increment_version(changed)
 
     return direct
@@ -173,7 +191,7 @@ def _shrink(grad: Tensor | None, bound: float | None, backend: str | None) -> Te
 def _checked(
     x: Tensor, grad: Tensor | None, step_size: Any, noise_std: Any, temperature: Any, clamp: Any, clamp_after: str,
     grad_clip: Any, grad_clip_norm: Any, prior_precision: Any, velocity: Any, momentum: Any, active: Any, scale: Any,
-    seed: int | None, step: int, chain_offset: int, rng: Any, generator: Any,
+    norm_sum: Any, seed: int | None, step: int, chain_offset: int, rng: Any, generator: Any,
 ) -> tuple[tuple[Any, ...], float | None]:  # fmt: skip
     """The op's arguments from step_size_at to seed, without grad_scale; and the bound on the gradient's norm."""
     checks.state(x, "x")
@@ -204,6 +222,7 @@ def _checked(
         raise ValueError(f"momentum={m} needs velocity, a tensor like x that carries it from call to call")
     if active is not None:
         checks.per_chain(active, "active", x, (torch.bool, torch.uint8))
+    checks.chain_numbers(norm_sum, "norm_sum", x)
     if seed is None:
         noisy = n_at is not None or n != 0.0
         seed = fresh_seed(generator) if noisy and rng is None else 0

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference.norm import add_norms
 from .backend import native
 from .chain import PRECISIONS, TRANSITIONS
 
@@ -51,15 +52,15 @@ def noise_cuda(out: Tensor, *args: Any) -> None:
 
 
 def _langevin_args(
-    x: Tensor, grad: Tensor | None, velocity: Tensor | None, step_size_at: Tensor | None, noise_std_at: Tensor | None,
-    grad_scale: Tensor | None, active: Tensor | None, scale: Tensor | None, rng: Tensor | None, step_size: float,
-    noise_std: float, momentum: float, prior_precision: float, grad_clip: float, step_lo: float, step_hi: float,
-    noise_lo: float, noise_hi: float, purpose: int, seed: int, step: int, chain_offset: int,
+    x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None, step_size_at: Tensor | None,
+    noise_std_at: Tensor | None, grad_scale: Tensor | None, active: Tensor | None, scale: Tensor | None, rng: Tensor | None,
+    step_size: float, noise_std: float, momentum: float, prior_precision: float, grad_clip: float, step_lo: float,
+    step_hi: float, noise_lo: float, noise_hi: float, purpose: int, seed: int, step: int, chain_offset: int,
 ) -> tuple:  # fmt: skip
     return (
-        x.data_ptr(), address(grad), address(velocity), *_shape(x), DTYPES[x.dtype], step_size, noise_std, *_at(step_size_at),
-        *_at(noise_std_at), address(grad_scale), address(active), address(scale), momentum, prior_precision, grad_clip, step_lo,
-        step_hi, noise_lo, noise_hi, seed & WORD, step & WORD, purpose, chain_offset, address(rng),
+        x.data_ptr(), address(grad), address(velocity), address(norm_sum), *_shape(x), DTYPES[x.dtype], step_size, noise_std,
+        *_at(step_size_at), *_at(noise_std_at), address(grad_scale), address(active), address(scale), momentum, prior_precision,
+        grad_clip, step_lo, step_hi, noise_lo, noise_hi, seed & WORD, step & WORD, purpose, chain_offset, address(rng),
     )  # fmt: skip
 
 
@@ -67,8 +68,14 @@ def langevin_step_cpu(x: Tensor, *args: Any) -> None:
     _C.langevin_cpu(*_langevin_args(x, *args), threads())
 
 
-def langevin_step_cuda(x: Tensor, *args: Any) -> None:
-    _on_cuda(x.device, _C.langevin_cuda, *_langevin_args(x, *args))
+def langevin_step_cuda(
+    x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None, step_size_at: Tensor | None,
+    noise_std_at: Tensor | None, grad_scale: Tensor | None, active: Tensor | None, *args: Any,
+) -> None:  # fmt: skip
+    if norm_sum is not None and grad is not None:
+        add_norms(norm_sum, event_norm_cuda(grad), active)
+    packed = _langevin_args(x, grad, velocity, None, step_size_at, noise_std_at, grad_scale, active, *args)
+    _on_cuda(x.device, _C.langevin_cuda, *packed)
 
 
 def _norm_args(x: Tensor) -> tuple[Tensor, tuple]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from . import checks
 from .backend import route
-from .library import define, observed
+from .library import define
 
 
 def _empty(x: Tensor) -> Tensor:
@@ -42,10 +40,3 @@ def event_norm(
     """
     checks.state(x, "x")
     return _op(x, backend or "auto")
-
-
-def norms_like(x: Tensor, backend: str | None = None) -> Callable[[Tensor], Tensor]:
-    """`event_norm` of contiguous tensors like x, for loops: what does not change is looked up once."""
-    if observed() or not x.numel():
-        return lambda t: event_norm(t, backend=backend)
-    return route("event_norm", x, backend or "auto")

@@ -170,8 +170,9 @@ def chain_(
         bounds = (step_lo if with_grad else -math.inf, step_hi if with_grad else math.inf,
                   noise_lo if with_noise else -math.inf, noise_hi if with_noise else math.inf)  # fmt: skip
         langevin_step_(
-            y, g if with_grad else None, p if momentum is not None else None, s, c if with_noise else None, shrink, ~frozen,
-            sigma, rng, 0.0, 0.0, heavy_ball, prior, grad_clip, *bounds, PURPOSES["langevin"], seed, step + t, chain_offset,
+            y, g if with_grad else None, p if momentum is not None else None, None, s, c if with_noise else None, shrink,
+            ~frozen, sigma, rng, 0.0, 0.0, heavy_ball, prior, grad_clip, *bounds, PURPOSES["langevin"], seed, step + t,
+            chain_offset,
         )  # fmt: skip
 
     for t in range(steps):

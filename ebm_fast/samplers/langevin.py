@@ -18,7 +18,6 @@ from ..ops import checks
 from ..ops.guard import guard_
 from ..ops.langevin import langevin_step_, langevin_steps
 from ..ops.noise import fresh_seed
-from ..ops.norm import norms_like
 from .base import (
     Sampler,
     Transition,
@@ -288,8 +287,12 @@ class LangevinTransition(Transition):
                    **looked)  # fmt: skip
         return grad
 
+    def _is_plain(self) -> bool:
+        """Whether nobody looks between the steps and no coefficient changes."""
+        return not (self.guard or self.rng is not None or self.sampler.has_schedule())
+
     def _gradient_first(self, num_steps: int) -> None:
-        if not (self.guard or self.rng is not None or self.sampler.has_schedule()):
+        if self._is_plain():
             self._unchanging(num_steps)
             return
         for k in range(num_steps):
@@ -299,26 +302,37 @@ class LangevinTransition(Transition):
 
     def _unchanging(self, num_steps: int) -> None:
         """Steps that differ in their gradient and noise alone."""
-        state, sampler = self.state, self.sampler
-        step_size, noise_std = self._coefficients(0)
-        update = langevin_steps(
-            state.x, step_size=step_size, noise_std=noise_std, grad_clip=sampler.grad_clip, grad_clip_norm=sampler.grad_clip_norm,
-            prior_precision=sampler.prior_precision, velocity=state.extra.get("velocity"), momentum=sampler.momentum,
-            seed=state.seed, chain_offset=state.chain_offset, scale=self.scale, backend=self.backend, **self.clamp,
-        )  # fmt: skip
-        norm_of = norms_like(state.x, self.backend)
+        state, energy, noise_std = self.state, self.last_energy, self._coefficients(0)[1]
+        ahead = int(self.sampler.order == "noise")  # then noise of step k + 1 rides on the gradient step of step k
+        if ahead:
+            self._updates(noise_std, **self.clamp_noise)(None, state.step)
+        update = self._updates(noise_std, **self.clamp)
         for k in range(num_steps):
             energy, grad = self._evaluated or self.energy.value_and_grad(state.x)
-            self._evaluated, self.last_energy = None, energy
-            if self._norm_sum is not None:
-                self._norm_sum += norm_of(grad)
-            update(grad, state.step + k)
+            self._evaluated = None
+            if ahead and k + 1 == num_steps:
+                update = self._updates(0.0, **self.clamp_step)
+            update(grad, state.step + k + ahead)
+        self.last_energy = energy
         self.gradients += num_steps
+
+    def _updates(self, noise_std: Any, **clamp: Any) -> Callable[[Tensor | None, int], None]:
+        """As `_update`, for steps that differ in their gradient and noise alone; sums the gradients' norms too."""
+        state, sampler = self.state, self.sampler
+        return langevin_steps(
+            state.x, step_size=self._coefficients(0)[0], noise_std=noise_std, grad_clip=sampler.grad_clip,
+            grad_clip_norm=sampler.grad_clip_norm, prior_precision=sampler.prior_precision, velocity=state.extra.get("velocity"),
+            momentum=sampler.momentum, seed=state.seed, chain_offset=state.chain_offset, scale=self.scale,
+            norm_sum=self._norm_sum, backend=self.backend, **clamp,
+        )  # fmt: skip
 
     def _noise_first(self, num_steps: int) -> None:
         # Noise of step k+1 rides on the gradient step of step k. A 16-bit state would be rounded once less than where
         # a record lies between the two, so there the passes stay apart and the chain is the same either way.
         fuse = self.state.x.itemsize >= 4
+        if fuse and self._is_plain():
+            self._unchanging(num_steps)
+            return
         following = self._coefficients(0)
         self._update(None, *following, 0, **self.clamp_noise)
         for k in range(num_steps):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ebm_fast.engine.run import check_count
 from ebm_fast.ops import checks
 from ebm_fast.training import distributed
-from ebm_fast.training.parts import held_by, second_player
+from ebm_fast.training.parts import held_by, load_all, second_player
 
 
 class Alternating:
@@ -72,6 +72,7 @@ class Alternating:
     def state_dict(self) -> dict[str, Any]:
         """Of the objective, and of the second player's optimiser."""
         return {
+            "turns": (self.steps, self.every),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "told": dict(self._told),
@@ -79,7 +80,8 @@ class Alternating:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the one that was saved."""
-        checks.entries(state, "objective", "optimizer", "told")
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        checks.entries(state, "turns", "objective", "optimizer", "told")
+        if tuple(state["turns"]) != (self.steps, self.every):
+            raise ValueError(f"state: expected steps, every = {self.steps}, {self.every}, got {tuple(state['turns'])}")
+        load_all({"objective": self.objective, "optimizer": self.optimizer}, state)
         self._told = dict(state["told"])

@@ -50,6 +50,10 @@ class ReplayBuffer:
         chain_offset: int = 0,
     ) -> None:
         check_count(size, "size", 1)
+        if isinstance(event_shape, (int, str)) or not all(type(d) is int and d > 0 for d in event_shape):
+            raise ValueError(f"event_shape: expected the positive sizes of a state, such as (1, 28, 28), got {event_shape!r}")
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype: expected a torch.dtype such as torch.float32, got {dtype!r}")
         seed = ops.fresh_seed() if seed is None else seed
         checks.counter(seed, 0, chain_offset, None, torch.empty(size, 0, device="meta"))
         if num_classes is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +27,23 @@ def require_methods(name: str, part: Any) -> None:
     if missing:
         hint = "; wrap the data in a BatchStream" if name == "batches" else ""
         raise TypeError(f"{name}: expected an object with {', '.join(missing)}, got {type(part).__name__}{hint}")
+
+
+def load_all(parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:
+    """`load_state_dict` of every part; where one refuses its state, those before it return to what they were, and it raises.
+
+    Raises ValueError naming the part, with the reason that it gave.
+    """
+    before: dict[str, Any] = {}
+    for name, part in parts.items():
+        before[name] = copy.deepcopy(part.state_dict())
+        try:
+            part.load_state_dict(states[name])
+        except (KeyError, ValueError, RuntimeError) as error:
+            for loaded, state in before.items():
+                parts[loaded].load_state_dict(state)
+            reason = f"no entry {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"what was saved of {name} does not fit this {type(part).__name__}: {reason}") from error
 
 
 def require_one_player(objective: Any) -> None:

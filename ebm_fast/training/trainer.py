@@ -18,6 +18,7 @@ from ebm_fast.training.monitor import DivergenceMonitor
 from ebm_fast.training.parts import (
     held_by,
     is_finite,
+    load_all,
     not_finite,
     require_methods,
     require_one_player,
@@ -56,7 +57,8 @@ class Trainer:
     with purge_step=trainer.iteration + 1. `monitor`: what tells that a run diverges and returns it to its last snapshot,
     which is a checkpoint, or a copy in memory where there is no directory. `autocast`: torch.bfloat16 runs the objective
     under torch.autocast; parameters, states of chains and losses stay in float32.
-    `callbacks`: called as f(trainer, metrics) after each iteration, before its checkpoint.
+    `callbacks`: called as f(trainer, metrics) after each iteration, before its checkpoint, which keeps what they have changed;
+    where they leave parameters that are not finite there is none, and the iteration counts as a failed one.
     `resume()` continues from the last checkpoint: model, optimiser, schedule, EMA, objective (buffer, counters),
     batches, torch's generators, monitor and log are then those of the uninterrupted run, bit for bit.
     In several processes (`training.distributed`) each trains on its share of the batch and averages the gradients that no
@@ -154,7 +156,12 @@ class Trainer:
                 bar.update()
                 for callback in self.callbacks:
                     callback(self, metrics)
-                if due:
+                if due and self.callbacks and (wrong := self._wrong()):
+                    self.iteration -= 1  # not counted, as any other that fails
+                    message = f"not finite: {wrong}, after the callbacks of iteration {self.iteration + 1}, which is not kept"
+                    self._roll_back(FloatingPointError(message), batch)
+                    bar.n = self.iteration
+                elif due:
                     self.save()
 
     def _step(self, batch: Any) -> dict[str, Tensor]:
@@ -191,9 +198,13 @@ class Trainer:
         if self.monitor is not None and (due or looks):
             self.monitor.check(metrics, self._parameters())
         # A loss that is finite may have a gradient that is not; the next iteration would notice, behind the checkpoint.
-        if due and (wrong := not_finite(self.module, self.objective, self._optimizers())):
-            told = ", ".join(wrong[:3] + ["..."] * (len(wrong) > 3))
-            raise FloatingPointError(f"not finite: {told}, after iteration {self.iteration + 1}, which is not kept")
+        if due and (wrong := self._wrong()):
+            raise FloatingPointError(f"not finite: {wrong}, after iteration {self.iteration + 1}, which is not kept")
+
+    def _wrong(self) -> str:
+        """Parameters that are not finite, or whose gradients are not; empty where all are."""
+        wrong = not_finite(self.module, self.objective, self._optimizers())
+        return ", ".join(wrong[:3] + ["..."] * (len(wrong) > 3))
 
     def _roll_back(self, error: FloatingPointError, batch: Any) -> None:
         """Return to the last snapshot, or to the one before where that was tried already, and begin again with new seeds."""
@@ -265,13 +276,10 @@ class Trainer:
             raise ValueError(
                 f"{self.directory}: expected the state of {sorted(self._parts)}, found {sorted(state['parts'])}"
             )
-        for name in self._parts.keys() - set(but):
-            try:
-                self._parts[name].load_state_dict(state["parts"][name])
-            except (KeyError, ValueError) as error:
-                kind = type(self._parts[name]).__name__
-                reason = f"no entry {error}" if isinstance(error, KeyError) else error
-                raise ValueError(f"{self.directory}: what was saved of {name} does not fit this {kind}: {reason}") from error
+        try:
+            load_all({name: part for name, part in self._parts.items() if name not in but}, state["parts"])
+        except ValueError as error:
+            raise ValueError(f"{self.directory}: {error}") from error
         for device, generator in state["generators"].items():
             torch.set_rng_state(generator) if device == "cpu" else torch.cuda.set_rng_state(generator, device)
         self.iteration = state["iteration"]

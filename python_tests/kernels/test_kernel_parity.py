@@ -117,7 +117,7 @@ def updated(step: Any, form: dict[str, Any], shape: tuple[int, ...], dtype: torc
     active = torch.rand(chains, generator=generator) < 0.5
     scale = torch.rand(shape[1:], generator=generator, dtype=torch.float64).to(device, arithmetic) + 0.5
     step(
-        x.tensor, form.get("grad", grad), velocity.tensor if "velocity" in form else None,
+        x.tensor, form.get("grad", grad), velocity.tensor if "velocity" in form else None, None,
         *(coefficient.get(form.get(name)) for name in ("step_size_at", "noise_std_at", "grad_scale")),
         active.to(device, form["active"]) if "active" in form else None, scale if "scale" in form else None, rng,
         *(form.get(name, value) for name, value in PLAIN.items()), *stream,
@@ -165,7 +165,7 @@ def test_a_nan_stays_a_nan_under_clamps(op, device):
     x = torch.tensor([[math.nan, 0.0, 1e30, -1e30]], device=device)
     grad = torch.tensor([[0.0, math.nan, 0.0, 0.0]], device=device)
     numbers = (PLAIN | {"grad_clip": 1.0, "step_lo": -2.0, "step_hi": 2.0, "noise_lo": -1.0, "noise_hi": 1.0}).values()
-    op("langevin_step_")(x, grad, *[None] * 7, *numbers, *STREAM)
+    op("langevin_step_")(x, grad, *[None] * 8, *numbers, *STREAM)
     assert x.isnan().tolist() == [[True, True, False, False]]
     assert x[0, 2:].tolist() == [1.0, -1.0]
 

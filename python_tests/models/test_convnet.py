@@ -71,6 +71,8 @@ def test_the_marginal_energy_sums_the_classes():
 
 
 def test_errors():
+    with pytest.raises(ValueError, match="in_channels: expected an int of at least 1, got 0"):
+        ConvNetEnergy(0)
     with pytest.raises(ValueError, match=r"activation.*'tanh'"):
         ConvNetEnergy(activation="tanh")
     with pytest.raises(ValueError, match="leaves no pixel"):

@@ -319,14 +319,14 @@ def generator_without_gradient() -> players.Player:
 
 
 def test_density_on_the_plane_with_a_noisy_generator():
-    """Two Gaussians against quadrature, after 300 rounds: KL(truth || model) below 0.03 nats, mass 1 within 0.06, and a
+    """Two Gaussians against quadrature, after 200 rounds: KL(truth || model) below 0.03 nats, mass 1 within 0.06, and a
     generator with both modes in their proportion; the static noise is 0.57 nats away."""
     truth = ef.energies.GaussianMixture([[1.5, 0.0], [-1.5, 0.0]], 0.5, [0.7, 0.3])
     data, plane, net = truth.sample(10_000, seed=1), Plane(201), network()
     player = players.Generator(nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, 2)), 2, std=0.4)
     static = noise.Gaussian.fit(data, widen=1.3)
     objective = AdversarialContrastive(net, player, static, base_weight=0.3, entropy_weight=0.1, log_z=0.0, seed=2)
-    alternate(objective, data, 300, (1e-2, 1e-2), 512)
+    alternate(objective, data, 200, (1e-2, 1e-2), 512)
     with torch.no_grad():
         mass = plane.log_integral(-net(plane.points) - objective.log_z)
         kl, _ = plane.distance(truth, -net(plane.points) - objective.log_z - mass)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Independent, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ebm_fast as ef
@@ -65,6 +66,87 @@ MAKE: dict[str, tuple[Callable[[nn.Module], Any], list[int]]] = {
     "FiniteDifferenceScoreMatching": (lambda e: obj.FiniteDifferenceScoreMatching(e, num_projections=2), [5 * N]),
     "ImplicitScoreMatching": (lambda e: obj.ImplicitScoreMatching(e, chunk=16), [N]),
 }
+
+
+class Told(Independent):
+    """A flow's distribution: samples with their own density in one pass, and a count of what is evaluated on how many states."""
+
+    def __init__(self, shift: Tensor, calls: list[tuple[str, int]]) -> None:
+        super().__init__(Normal(shift, 1.0), 3)
+        self.calls = calls
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        self.calls.append(("log_prob", len(x)))
+        return super().log_prob(x)
+
+    def rsample(self, shape: torch.Size) -> Tensor:
+        self.calls.append(("rsample", shape[0]))
+        return super().rsample(shape)
+
+    def sample(self, shape: torch.Size) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(shape)
+
+    def rsample_and_log_prob(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        self.calls.append(("both", shape[0]))
+        x = super().rsample(shape)
+        return x, super().log_prob(x)
+
+
+class Flow(nn.Module):
+    """As zuko's flows, a distribution when called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.calls = nn.Parameter(torch.zeros(1, 4, 4)), []
+
+    def forward(self) -> Told:
+        return Told(self.shift, self.calls)
+
+
+class Pair(Flow):
+    """As normflows', samples come as (states, log densities)."""
+
+    log_prob = property(lambda self: Told(self.shift, self.calls).log_prob)
+
+    def sample(self, n: int) -> tuple[Tensor, Tensor]:
+        return Told(self.shift, self.calls).rsample_and_log_prob((n,))
+
+
+APART, BOTH, DATA, ALL = ("rsample", 2 * N), ("both", 2 * N), ("log_prob", N), ("log_prob", 3 * N)
+DENSITIES: dict[str, tuple[Callable[..., Any], list[list[Any]], list[list[Any]]]] = {
+    # name: objective of energy and flow; what the turns of energy and generator evaluate: of a distribution, of pairs
+    "FlowContrastive": (lambda e, f: obj.FlowContrastive(e, f, num_noise=2), [[APART, ALL]] * 2, [[BOTH, DATA]] * 2),
+    "AdversarialContrastive": (  # 6 of the 12 noise states are the base's
+        lambda e, f: obj.AdversarialContrastive(e, f, noise(), num_noise=2), [[("rsample", N), ALL]] * 2,
+        [[("both", N), ("log_prob", 2 * N)]] * 2,
+    ),
+    "VariationalMLE": (lambda e, f: obj.VariationalMLE(e, f, num_noise=2), [[APART], [BOTH]], [[BOTH], [BOTH]]),
+    "NCE": (lambda e, f: obj.NCE(e, f, num_noise=2), [[APART, ALL]], [[BOTH, DATA]]),
+    "RankingNCE": (lambda e, f: obj.RankingNCE(e, f, num_noise=2), [[APART, ALL]], [[BOTH, DATA]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flow", [Flow, Pair])
+@pytest.mark.parametrize("name", DENSITIES)
+def test_the_density_of_a_state_is_evaluated_once(name, flow):
+    """And the losses are those of a flow whose samples come without it."""
+    make, *expected = DENSITIES[name]
+    energy, x = Counted(), torch.rand(N, 1, 4, 4) * 2 - 1
+    losses: list[list[float]] = []
+    for silent in (False, True):
+        noisy = Flow() if silent else flow()
+        if silent:
+            noisy.forward = lambda f=noisy: Independent(Normal(f.shift, 1.0), 3)
+        torch.manual_seed(0)
+        objective = make(energy, noisy)
+        wanted = expected[flow is Pair]
+        losses.append([])
+        for turn, calls in zip((objective, getattr(objective, "generator_loss", None)), wanted):
+            noisy.calls.clear()
+            losses[-1].append(turn(x)[0].item())
+            assert silent or noisy.calls == calls
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 class Waits(TorchDispatchMode):

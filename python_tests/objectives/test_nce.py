@@ -369,7 +369,7 @@ def test_errors():
     for batch in (torch.ones(3, dtype=F64), torch.ones(0, 2, dtype=F64), torch.ones(3, 2, dtype=torch.int64)):
         with pytest.raises(ValueError, match="batch"):
             objective(batch)
-    with pytest.raises(ValueError, match=r"out: expected floating-point states \(n, 2\)"):
+    with pytest.raises(ValueError, match=r"batch: expected states \(n, 2\) like those of the noise"):
         objective(torch.ones(3, 5, dtype=F64))
     with pytest.raises(ValueError, match=r"energy: expected one energy a state, \(6,\), got \(6, 1\)"):
         NCE(lambda x: x[:, :1], model)(torch.ones(3, 2, dtype=F64))

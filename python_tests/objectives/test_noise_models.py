@@ -245,8 +245,8 @@ def test_what_is_no_noise_is_refused():
         (NoDensity(), "NoDensity without log_prob"),
         (object(), "without sample and log_prob"),
         (Pair, "the class Pair"),
-        (Sampler(), "Sampler has no log_prob"),
-        (nn.ReLU(), "ReLU has no log_prob"),
+        (Sampler(), "Sampler without log_prob"),
+        (nn.ReLU(), "ReLU without log_prob"),
     ):
         with pytest.raises(TypeError, match=f"noise: .*{wanted}"):
             as_noise(bad)

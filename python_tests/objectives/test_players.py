@@ -164,6 +164,9 @@ def test_flows_of_zuko():
         flow = make(2, transforms=2, hidden_features=(16,))
         drawn = players.as_player(flow).draw(7, seed=1)
         torch.testing.assert_close(drawn.log_prob(drawn.x), flow().log_prob(drawn.x))
+        both = players.as_player(flow).draw_with_density(7, seed=1)
+        assert drawn.log_q is None and torch.equal(both.x, drawn.x)
+        torch.testing.assert_close(both.log_q, drawn.log_prob(drawn.x))
         drawn.x.sum().backward()
         assert any(bool(p.grad.any()) for p in flow.parameters())
 
@@ -208,7 +211,7 @@ def test_errors():
     pair = Pair()
     drawn = players.as_player(pair).draw(3, seed=0)
     pair.log_prob = lambda x: x
-    with pytest.raises(ValueError, match=r"log_prob to return \(3,\) for \(3, 2\), got \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"log_prob to return \(3,\), .*for states \(3, 2\), got \(3, 2\)"):
         drawn.log_prob(drawn.x)
     pair.sample = lambda n: torch.zeros(n + 1, 2)
     with pytest.raises(ValueError, match=r"expected 3 states \(3, \*event\), got \(4, 2\)"):

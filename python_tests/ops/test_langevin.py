@@ -80,6 +80,39 @@ def test_parity_with_the_reference(option, dtype, backend, device):
             assert torch.equal(fast["x"].cpu()[frozen], before[frozen])
 
 
+@pytest.mark.parametrize("dtype", UPDATE)
+def test_norms_of_the_gradient_come_along(dtype, backend, device):
+    """norm_sum += |g| before any clip, of active chains alone, as `event_norm` has it; the states are those without it."""
+    for shape in SHAPES:
+        for option in ("plain", "all", "scaled", "clip norm", "heavy ball, frozen"):
+            case, other = arguments(option, shape, dtype, device), arguments(option, shape, dtype, device)
+            start = torch.arange(shape[0], dtype=torch.float64, device=device)
+            total = start.clone()
+            ef.ops.langevin_step_(backend=backend, norm_sum=total, **case)
+            ef.ops.langevin_step_(backend=backend, **other)
+            assert torch.equal(case["x"], other["x"])
+            norm = ef.ops.event_norm(other["grad"], backend=backend).double()
+            live = other.get("active", torch.ones(shape[0], dtype=torch.bool, device=device))
+            assert torch.equal(total, start + torch.where(live, norm, 0.0))
+
+
+def test_the_norms_hang_on_no_cut():
+    """Chains that end within a tile, at its end, and tiles later; the same on two threads."""
+    for shape in [(3, 2048), (5, 2052), (2, 9001), (700, 13), (130, 784)]:
+        x, g = torch.randn(shape), torch.randn(shape)
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            total = torch.zeros(shape[0], dtype=torch.float64)
+            ef.ops.langevin_step_(x.clone(), g, step_size=0.1, seed=1, norm_sum=total)
+            assert torch.equal(total, ef.ops.event_norm(g).double())
+    x = torch.randn(6, 4)
+    for grad, match in ((None, "norm_sum needs grad"), (x, "grad overlaps x")):
+        with pytest.raises(ValueError, match=match):
+            ef.ops.langevin_step_(x, grad, step_size=0.1, seed=1, norm_sum=torch.zeros(6, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"norm_sum must be a contiguous tensor of shape \(6,\), torch.float64"):
+        ef.ops.langevin_step_(x, x.clone(), step_size=0.1, seed=1, norm_sum=torch.zeros(6))
+
+
 def test_formula_by_hand():
     """x' = clamp(x - s clip(g) + n z), written out in float64 with the op's own normals."""
     x, g = torch.randn(50, 7, dtype=torch.float64), torch.randn(50, 7, dtype=torch.float64)
@@ -274,8 +307,9 @@ def test_opcheck(option, device):
     case = arguments(option, (6, 5), torch.float32, device)
     x, grad, velocity = case["x"], case["grad"], case.get("velocity")
     tensor = case["step_size"] if isinstance(case["step_size"], torch.Tensor) else None
-    args = (x, grad, velocity, tensor, None, None, case.get("active"), case.get("scale"), None, 0.1, 0.2, 0.3, 0.0, 0.5, -1.0,
-            1.0, -2.0, 2.0, 1, 3, 4, 5, "auto")  # fmt: skip
+    norms = torch.zeros(6, dtype=torch.float64, device=device)
+    args = (x, grad, velocity, norms, tensor, None, None, case.get("active"), case.get("scale"), None, 0.1, 0.2, 0.3, 0.0, 0.5,
+            -1.0, 1.0, -2.0, 2.0, 1, 3, 4, 5, "auto")  # fmt: skip
     torch.library.opcheck(torch.ops.ebm_fast.langevin_step_.default, args)
     torch.library.opcheck(torch.ops.ebm_fast.event_norm.default, (x, "auto"))
     torch.library.opcheck(torch.ops.ebm_fast.noise_.default, (x, None, 2, 0, 1, 2, 3, "auto"))
@@ -294,7 +328,7 @@ def test_under_torch_compile(device):
 
 def test_the_dispatcher_and_the_direct_call_agree():
     x = torch.randn(9, 3)
-    args = (x.clone(), None, None, None, None, None, None, None, None, 0.0, 1.0, 0.0, 0.0, math.inf, -math.inf, math.inf,
+    args = (x.clone(), None, None, None, None, None, None, None, None, None, 0.0, 1.0, 0.0, 0.0, math.inf, -math.inf, math.inf,
             -math.inf, math.inf, 1, 7, 0, 0, "auto")  # fmt: skip
     torch.ops.ebm_fast.langevin_step_(*args)
     direct = x.clone()

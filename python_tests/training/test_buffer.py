@@ -25,7 +25,7 @@ def numbered(n: int, seed: int, step: int, chain_offset: int = 0) -> torch.Tenso
 
 
 def buffer(size: int = 12, **options: object) -> ReplayBuffer:
-    return ReplayBuffer(size, (1,), **{"init": numbered, "seed": 0, **options})
+    return ReplayBuffer(size, **{"event_shape": (1,), "init": numbered, "seed": 0, **options})
 
 
 @settings(max_examples=60, deadline=None)
@@ -207,6 +207,8 @@ def test_resume_is_exact():
         ({"chain_offset": 2**32 - 11}, "chain_offset"),
         ({"init": torch.zeros(3, 2)}, r"init.*\(3, 2\)"),
         ({"init": torch.zeros(0, 1)}, "init"),
+        ({"event_shape": 8}, "event_shape: expected the positive sizes"),
+        ({"event_shape": (-1, 8)}, "event_shape"),
         ({"init": lambda n, seed, step, offset: torch.zeros(n)}, "init: expected it to return"),
     ],
 )
@@ -228,6 +230,7 @@ def test_bad_settings(options, message):
         ({"init": ("uniform", "a", 1)}, "init"),
         ({"init": lambda *_: [0.0]}, "init"),
         ({"init": ("normal", 1.0), "dtype": torch.int64}, "dtype"),
+        ({"dtype": "float32"}, "dtype: expected a torch.dtype"),
     ],
 )
 def test_settings_of_a_wrong_type(options, message):

@@ -67,7 +67,7 @@ states = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(state=states)
 def test_any_state_round_trips(tmp_path_factory, state):
     path = tmp_path_factory.mktemp("ckpt") / "one"

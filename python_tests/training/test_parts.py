@@ -140,6 +140,46 @@ def test_a_roll_back_slows_both_players():
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-2)
 
 
+def test_a_checkpoint_keeps_what_callbacks_have_changed(tmp_path):
+    """Weights that a callback bounds after each iteration: a run that is resumed ends with the same bits."""
+
+    def bound(t: Trainer, _: object) -> None:
+        with torch.no_grad():
+            for p in t.module.parameters():
+                p.clamp_(-0.3, 0.3)
+
+    def build() -> Trainer:
+        torch.manual_seed(0)
+        net = MLPEnergy(2, (4,))
+        return trainer(net, ef.NCE(net, NOISE, seed=1), net.parameters(), directory=tmp_path, callbacks=[bound])
+
+    first = build()
+    first.fit(3)
+    second = build()
+    assert second.resume() and all(map(torch.equal, second.module.parameters(), first.module.parameters()))
+    assert max(p.abs().max() for p in first.module.parameters()) == 0.3
+    first.fit(4), second.fit(4)
+    assert all(map(torch.equal, second.module.parameters(), first.module.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore:iteration:RuntimeWarning")
+def test_callbacks_that_spoil_the_iteration_of_a_checkpoint_are_rolled_back():
+    net, spoilt = MLPEnergy(2, (4,)), []
+
+    def spoil(t: Trainer, _: object) -> None:
+        if t.iteration == 4 and len(spoilt) < 2:
+            spoilt.append(next(t.module.parameters()).data.fill_(math.inf))
+
+    monitor = DivergenceMonitor()
+    run = trainer(net, ef.NCE(net, NOISE, seed=1), net.parameters(), monitor=monitor, callbacks=[spoil], checkpoint_every=2)
+    run.fit(6)
+    assert [entry[:2] for entry in monitor.history] == [(4, 2), (4, 0)] and run.iteration == 6
+    assert "after the callbacks of iteration 4" in monitor.history[0][2]
+    assert all(bool(p.isfinite().all()) for p in net.parameters())
+    last = [entry["iteration"] for entry in run._snapshots._memory]
+    assert last == [4, 6]
+
+
 def test_states_of_something_else(tmp_path):
     torch.manual_seed(0)
     net, chains = MLPEnergy(2, (4,)), {"sampler": ef.Langevin(0.01), "num_steps": 1, "seed": 1}
@@ -147,7 +187,7 @@ def test_states_of_something_else(tmp_path):
     persistent, plain = ef.PersistentCD(net, buffer=buffer, **chains), ef.ContrastiveDivergence(net, **chains)
     trainer(net, plain, net.parameters(), directory=tmp_path).fit(2)
     other = trainer(net, persistent, net.parameters(), directory=tmp_path)
-    with pytest.raises(ValueError, match=r"saved of objective does not fit this PersistentCD: .* buffer, got seed,"):
+    with pytest.raises(ValueError, match=r"saved of objective does not fit this PersistentCD: .* got that of Contrastive"):
         other.resume()
     net, score = vae()
     flow = ef.FlowContrastive(net, ef.objectives.players.DiagonalGaussian(torch.zeros(2), 2.0), seed=1)
