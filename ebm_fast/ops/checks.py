@@ -160,6 +160,12 @@ def event_like(t: Any, name: str, x: Tensor) -> None:
         exactly(t, name, tuple(x.shape[1:]), x.dtype, x.device)
 
 
+def square_like(t: Any, name: str, x: Tensor) -> None:
+    """t # (d, d), d the number of elements of an event of x # (n, *event)."""
+    d = x.shape[1:].numel()
+    exactly(t, name, (d, d), x.dtype, x.device)
+
+
 def chain_numbers(t: Any, name: str, x: Tensor) -> None:
     """t # (n,) float64, or None."""
     if t is not None:

@@ -12,7 +12,7 @@ from torch.autograd.graph import increment_version
 
 from . import checks
 from .backend import route
-from .library import define, observed
+from .library import bound, define
 from .noise import fresh_seed, signed64
 from .norm import event_norm
 from .purposes import PURPOSES
@@ -124,12 +124,12 @@ def langevin_step_(
     """
     if norm_sum is not None and grad is None:
         raise ValueError("norm_sum needs grad, whose norms it sums; got grad=None")
-    flat, bound = _checked(
+    flat, bound_on_norm = _checked(
         x, grad, step_size, noise_std, temperature, clamp, clamp_after, grad_clip, grad_clip_norm, prior_precision, velocity,
         momentum, active, scale, norm_sum, seed, step, chain_offset, rng, generator,
     )  # fmt: skip
     s_at, n_at, *rest = flat
-    shrink = _shrink(grad, bound, backend)
+    shrink = _shrink(grad, bound_on_norm, backend)
     _op(x, grad, velocity, norm_sum, s_at, n_at, shrink, *rest, step, chain_offset, backend or "auto")
     return x
 
@@ -146,10 +146,12 @@ def langevin_steps(
     prior_precision: float = 0.0,
     velocity: Tensor | None = None,  # (n, *event)
     momentum: float = 0.0,
+    active: Tensor | None = None,  # (n,)
     scale: Tensor | None = None,  # (*event)
     norm_sum: Tensor | None = None,  # (n,)
     seed: int,
     chain_offset: int = 0,
+    rng: Tensor | None = None,  # (2,)
     backend: str | None = None,
 ) -> Callable[[Tensor | None, int], None]:
     """f(grad, step) that does what `langevin_step_` does with these arguments, for loops: what stays is checked here, once.
@@ -157,28 +159,22 @@ def langevin_steps(
     `grad` must be like x, contiguous and apart from it; None adds noise alone. Between an energy's passes the checks of a call
     find their code out of the cache and take as long as a small network's layer. Raises as `langevin_step_`.
     """
-    flat, bound = _checked(
+    flat, bound_on_norm = _checked(
         x, None, step_size, noise_std, 1.0, clamp, clamp_after, grad_clip, grad_clip_norm, prior_precision, velocity, momentum,
-        None, scale, norm_sum, seed, 0, chain_offset, None, None,
+        active, scale, norm_sum, seed, 0, chain_offset, rng, None,
     )  # fmt: skip
     s_at, n_at, *rest = flat
     changed = _written(x, velocity, norm_sum)
-    if observed() or not x.numel():
+    if x.numel():
+        _refuse(x, None, velocity, norm_sum)
+    run = bound("langevin_step_", _op, x, backend)
 
-        def watched(grad: Tensor | None, step: int) -> None:
-            shrink, summed = _shrink(grad, bound, backend), None if grad is None else norm_sum
-            _op(x, grad, velocity, summed, s_at, n_at, shrink, *rest, step, chain_offset, backend or "auto")
-
-        return watched
-    _refuse(x, None, velocity, norm_sum)
-    run = route("langevin_step_", x, backend or "auto")
-
-    def direct(grad: Tensor | None, step: int) -> None:
+    def advance(grad: Tensor | None, step: int) -> None:
         summed = None if grad is None else norm_sum
-        run(x, grad, velocity, summed, s_at, n_at, _shrink(grad, bound, backend), *rest, step, chain_offset)
+        run(x, grad, velocity, summed, s_at, n_at, _shrink(grad, bound_on_norm, backend), *rest, step, chain_offset)
         increment_version(changed)
 
-    return direct
+    return advance
 
 
 def _shrink(grad: Tensor | None, bound: float | None, backend: str | None) -> Tensor | None:  # (n,)
@@ -230,10 +226,10 @@ def _checked(
     if scale is not None:
         arithmetic = torch.float64 if x.dtype == torch.float64 else torch.float32
         checks.exactly(scale, "scale", tuple(x.shape[1:]), arithmetic, x.device)
-    bound = None
+    bound_on_norm = None
     if grad_clip_norm is not None:
-        bound = checks.number(grad_clip_norm, "grad_clip_norm", low=0.0)
+        bound_on_norm = checks.number(grad_clip_norm, "grad_clip_norm", low=0.0)
         if grad_clip is not None:
             raise ValueError("give grad_clip (elementwise) or grad_clip_norm (per chain), not both")
     flat = (s_at, n_at, active, scale, rng, s, n, m, p, c, step_lo, step_hi, noise_lo, noise_hi, _TAG, signed64(seed))
-    return flat, bound
+    return flat, bound_on_norm
