@@ -56,16 +56,18 @@ NormParams norm_params(Pointer x, Pointer out, int64_t chains, int64_t dim, int 
     return {chains, dim, static_cast<DType>(dtype), at<const void>(x), at<void>(out)};
 }
 
-ProposalParams proposal_params(Pointer x, Pointer proposal, Pointer momentum, Pointer grad, Pointer scale, Pointer kinetic,
-                               int64_t chains, int64_t dim, int dtype, double kick, Pointer kick_at, int64_t kick_stride,
-                               double drift, Pointer drift_at, int64_t drift_stride, double persistence, Pointer persistence_at,
-                               int64_t persistence_stride, double fresh, Pointer fresh_at, int64_t fresh_stride, uint64_t seed,
-                               uint64_t step, uint32_t purpose, uint32_t chain_offset, Pointer rng) {
+ProposalParams proposal_params(Pointer x, Pointer proposal, Pointer momentum, Pointer grad, Pointer scale, Pointer factor,
+                               Pointer kinetic, int64_t chains, int64_t dim, int dtype, double kick, Pointer kick_at,
+                               int64_t kick_stride, double drift, Pointer drift_at, int64_t drift_stride, double persistence,
+                               Pointer persistence_at, int64_t persistence_stride, double fresh, Pointer fresh_at,
+                               int64_t fresh_stride, uint64_t seed, uint64_t step, uint32_t purpose, uint32_t chain_offset,
+                               Pointer rng) {
     ProposalParams p{};
     p.stream = {seed, step, purpose, chain_offset, at<const int64_t>(rng)};
     p.chains = chains, p.dim = dim, p.dtype = static_cast<DType>(dtype);
     p.x = at<const void>(x), p.proposal = at<void>(proposal), p.momentum = at<void>(momentum);
-    p.grad = at<const void>(grad), p.scale = at<const void>(scale), p.kinetic = at<double>(kinetic);
+    p.grad = at<const void>(grad), p.scale = at<const void>(scale), p.factor = at<const void>(factor);
+    p.kinetic = at<double>(kinetic);
     p.kick = {kick, at<const void>(kick_at), kick_stride}, p.drift = {drift, at<const void>(drift_at), drift_stride};
     p.persistence = {persistence, at<const void>(persistence_at), persistence_stride};
     p.fresh = {fresh, at<const void>(fresh_at), fresh_stride};

@@ -96,6 +96,10 @@ class Arguments:
             shape, dtype = ((n[0], chain[1] - 1, 2) if self.op == "swap_" else (*n, 5)), torch.float64
         elif name == "scale":
             shape, dtype, value = self.shape[1:], arithmetic, self.positive(self.shape[1:])
+        elif name == "factor":  # nothing below its diagonal is used
+            d = math.prod(self.shape[1:])
+            below = torch.ones((d, d), device=self.drawn_on).tril(-1) > 0
+            shape, dtype, value = (d, d), arithmetic, (self.normal((d, d)) / d**0.5).masked_fill_(below, math.nan)
         elif name.endswith("_at") or name == "grad_scale":
             shape, dtype = (() if given == "0" else n), arithmetic
             value = 0.2 * self.positive(shape)

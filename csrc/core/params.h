@@ -83,6 +83,7 @@ struct GuardParams {
 };
 
 // p = c p + n z, n = sqrt(1 - c^2);  K = |p|^2 / 2;  p -= kick scale g;  proposal = x + drift scale p
+// With a factor R': K = |z|^2 / 2;  v = R z;  v -= kick g;  proposal = x + drift v
 struct ProposalParams {
     Stream stream;
     int64_t chains, dim;
@@ -92,6 +93,7 @@ struct ProposalParams {
     void* momentum;           // # (n, *event) or null
     const void* grad;         // # (n, *event) or null: no kick
     const void* scale;        // # (*event) or null: 1
+    const void* factor;       // # (d, d) or null: upper triangular, what lies below the diagonal is not used
     double* kinetic;          // # (n,) or null
     Coefficient kick, drift, persistence, fresh;      // fresh: sqrt(1 - c^2)
 };

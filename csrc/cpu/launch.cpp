@@ -86,6 +86,10 @@ void norm_cpu(const NormParams& p, int threads) {
 void proposal_cpu(const ProposalParams& p, int threads) {
     const CpuKernels* k = current();
     const auto range = [&](int64_t b, int64_t e) { k->proposal(p, b, e); };
+    if (p.factor) {      // a product of d elements costs about as much as the noise of d / 64 more
+        const int64_t grain = grain_of_chains(NOISY, p.dim * (1 + p.dim / 64));
+        return parallel_for(p.chains, grain, p.dim < TILE_BLOCKS ? chains_of_tile(p.dim) : 8, threads, range);
+    }
     if (!p.kinetic) return over_units(p.chains, p.dim, NOISY, threads, range);
     if (!shares_chains(p.chains, p.dim, NOISY, threads))
         return parallel_for(p.chains, grain_of_chains(NOISY, p.dim), chains_of_tile(p.dim), threads, range);

@@ -66,12 +66,64 @@ __global__ void __launch_bounds__(THREADS) proposal_kernel(const ProposalParams 
     }
 }
 
+// With a factor: a thread block draws the normals of DENSE_CHAINS chains, a warp each; then every thread takes one column of the
+// factor, for EACH of the chains. A block's normals lie # (element, chain).
+constexpr int DENSE_CHAINS = Group<32>::PER_BLOCK;
+
+template <class T, int COLUMNS>
+__global__ void __launch_bounds__(THREADS) dense_kernel(const ProposalParams p) {
+    constexpr int EACH = DENSE_CHAINS * COLUMNS / THREADS;
+    __shared__ T z[COLUMNS * DENSE_CHAINS];
+    const Counter key = make_counter(p.stream);
+    const Group<32> warp(p.chains);
+    const int dim = static_cast<int>(p.dim);
+    double sum = 0.0;
+    if (warp.exists)
+        for (int block = warp.lane; block * 4 < dim; block += 32) {
+            uint32_t w[4];
+            float normal[4];
+            words_of(key, static_cast<uint32_t>(warp.index), static_cast<uint32_t>(block), w);
+            normals_of(w, normal);
+            for (int k = 0; k < 4 && block * 4 + k < dim; ++k) {
+                z[(block * 4 + k) * DENSE_CHAINS + threadIdx.x / 32] = T(normal[k]);
+                sum = ::fma(double(normal[k]), double(normal[k]), sum);
+            }
+        }
+    sum = warp.sum(sum);
+    if (p.kinetic && warp.leads()) p.kinetic[warp.index] = 0.5 * sum;
+    __syncthreads();
+    const int column = threadIdx.x % COLUMNS, first = threadIdx.x / COLUMNS * EACH;
+    if (column >= dim) return;
+    T v[EACH] = {};
+    const T* factor = static_cast<const T*>(p.factor) + column;
+    for (int j = 0; j <= column; ++j) {
+        const T f = factor[static_cast<int64_t>(j) * dim];
+        EBM_FAST_UNROLL
+        for (int c = 0; c < EACH; ++c) v[c] = fma(z[j * DENSE_CHAINS + first + c], f, v[c]);
+    }
+    for (int c = 0; c < EACH; ++c) {
+        const int64_t chain = static_cast<int64_t>(blockIdx.x) * DENSE_CHAINS + first + c, at = chain * dim + column;
+        if (chain >= p.chains) return;
+        if (p.grad) v[c] = kicked(v[c], static_cast<const T*>(p.grad)[at], value_of<T>(p.kick, chain));
+        if (p.momentum) static_cast<T*>(p.momentum)[at] = v[c];
+        if (p.proposal)
+            static_cast<T*>(p.proposal)[at] = drifted(static_cast<const T*>(p.x)[at], v[c], value_of<T>(p.drift, chain));
+    }
+}
+
 template <class T, bool WHOLE>
 void launch(const ProposalParams& p, cudaStream_t stream) {
     constexpr char name[] = "proposal_cuda";
     auto kernel = proposal_kernel<T, WHOLE, 0>;
     unsigned grid = grid_for(p.chains, p.dim, name);
-    if (p.kinetic) {
+    if (p.factor) {
+        grid = grid_of<32>(p.chains, name);
+        if (p.dim <= 32) kernel = dense_kernel<T, 32>;
+        else if (p.dim <= 64) kernel = dense_kernel<T, 64>;
+        else if (p.dim <= 128) kernel = dense_kernel<T, 128>;
+        else if (p.dim <= 256) kernel = dense_kernel<T, 256>;
+        else throw std::runtime_error("proposal_cuda: a factor of at most 256 columns");
+    } else if (p.kinetic) {
         if (p.dim <= ONE_THREAD) kernel = proposal_kernel<T, false, 1>, grid = grid_of<1>(p.chains, name);
         else if (p.dim <= EIGHT_THREADS) kernel = proposal_kernel<T, WHOLE, 8>, grid = grid_of<8>(p.chains, name);
         else if (p.dim <= ONE_WARP) kernel = proposal_kernel<T, WHOLE, 32>, grid = grid_of<32>(p.chains, name);

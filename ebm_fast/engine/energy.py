@@ -62,17 +62,26 @@ class EnergyFunction:
             raise TypeError(f"energy must return a floating-point tensor, got {e.dtype}")
         return e
 
+    def _quietly(self, function: Callable[..., Any], x: Tensor) -> Any:
+        """Without autograd; `torch.no_grad` does the same in three times the microseconds."""
+        if not torch.is_grad_enabled():
+            return function(x, **self.condition)
+        torch._C._set_grad_enabled(False)
+        try:
+            return function(x, **self.condition)
+        finally:
+            torch._C._set_grad_enabled(True)
+
     def value(self, x: Tensor) -> Tensor:
         """E(x) without a gradient, in x's dtype. x # (n, *event) -> (n,)"""
-        with torch.no_grad():
-            return self._checked(self.energy(x, **self.condition), x).detach().to(x.dtype).contiguous()
+        e = self._checked(self._quietly(self.energy, x), x)
+        return e.detach().to(x.dtype).contiguous()
 
     def gradient(self, x: Tensor) -> Tensor:
         """dE/dx, where the value is not wanted: an energy with a method `grad(x, **condition)` saves it. # (n, *event)"""
         if self._grad is None:
             return self.value_and_grad(x)[1]
-        with torch.no_grad():
-            return self._checked_grad(self._grad(x, **self.condition), x, "grad")
+        return self._checked_grad(self._quietly(self._grad, x), x, "grad")
 
     def _checked_grad(self, g: Any, x: Tensor, name: str) -> Tensor:
         if not isinstance(g, Tensor) or g.shape != x.shape or g.dtype != x.dtype:
@@ -85,8 +94,7 @@ class EnergyFunction:
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(E(x), dE/dx), detached; the gradient is contiguous. x # (n, *event) -> (n,), (n, *event)"""
         if self._both is not None:
-            with torch.no_grad():
-                e, g = self._both(x, **self.condition)
+            e, g = self._quietly(self._both, x)
             e = self._checked(e, x)
             if e.requires_grad or not e.is_contiguous():
                 e = e.detach().contiguous()

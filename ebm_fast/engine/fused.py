@@ -184,6 +184,9 @@ class FusedTransition:
     def exchangeable(self) -> tuple[Tensor, Tensor | None]:
         return self.steps.exchangeable()
 
+    def exchanged(self) -> None:
+        self.steps.exchanged()
+
     def hamiltonian_now(self) -> Tensor | None:
         return self.steps.hamiltonian_now()
 

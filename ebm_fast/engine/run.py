@@ -60,7 +60,7 @@ def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: S
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
     check_energy(energy)
     asked = wish(backend)
-    if strategy in ("auto", "fused"):
+    if strategy == "fused" or (strategy == "auto" and hasattr(energy, "descriptor")):
         reason, descriptor = fused.plan(energy, sampler, x, condition, backend)
         if not reason and (strategy == "fused" or fused.pays(x)):
             return "fused", backend, descriptor
@@ -103,9 +103,12 @@ def run_(
     checks.state(x, "x")
     num_steps = check_count(num_steps, "num_steps")
     checks.counter(seed, step, chain_offset, None, x)
-    checks.counter(seed, step + num_steps, chain_offset, None, x)
+    if step + num_steps >= 2**56:
+        checks.counter(seed, step + num_steps, chain_offset, None, x)
     if not x.numel() or not num_steps:
         return x.new_zeros(x.shape[0]) if grad_norm else None
+    if hasattr(sampler, "check_ages") and sampler.has_schedule():
+        sampler.check_ages(0, num_steps)
     forced = strategy == "graph"
     strategy, backend, descriptor = pick_strategy(strategy, backend, energy, sampler, x, condition)
     state = ChainState(x, seed, step, chain_offset=chain_offset)

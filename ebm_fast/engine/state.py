@@ -71,8 +71,9 @@ class ChainState:
         return self
 
     def forget_energy(self) -> ChainState:
-        """Drop the energy and gradient that samplers carry, after the energy itself has changed; returns self."""
-        for name in ("energy", "grad"):
+        """Drop the energy and gradient that samplers carry, after the energy itself has changed (and log q, whose model may be
+        learnt too); returns self."""
+        for name in ("energy", "grad", "log_proposal"):
             self.extra.pop(name, None)
         return self
 

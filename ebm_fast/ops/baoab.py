@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.autograd.graph import increment_version
 
 from . import checks
 from .backend import route
-from .library import define
+from .library import bound, define
 from .noise import fresh_seed, signed64
 from .purposes import PURPOSES
 
@@ -27,7 +28,7 @@ def _impl(x: Tensor, momentum: Tensor, grad: Tensor, *args: Any) -> None:
 _op = define(
     "baoab_(Tensor(a!) x, Tensor(b!) momentum, Tensor grad, Tensor? scale, Tensor? active, Tensor? kick_at, Tensor? drift_at, "
     "Tensor? persistence_at, Tensor? noise_std_at, Tensor? rng, float kick, float drift, float persistence, float noise_std, "
-    "int kicks, int purpose, int seed, int step, int chain_offset, str backend) -> ()",
+    "int kicks, int purpose, SymInt seed, SymInt step, SymInt chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )
@@ -72,13 +73,55 @@ def baoab_(
 
     Source: Leimkuhler and Matthews 2013.
     """
+    numbers = _checked(x, momentum, grad, kick, drift, persistence, noise_std, scale, active, seed, step, chain_offset, rng,
+                       generator)  # fmt: skip
+    if kicks not in (1, 2):
+        raise ValueError(f"kicks must be 1 or 2, got {kicks!r}")
+    *coefficients, tag, key = numbers
+    _op(x, momentum, grad, scale, active, *coefficients, kicks, tag, key, step, chain_offset, backend or "auto")
+
+
+def baoab_steps(
+    x: Tensor,  # (n, *event)
+    momentum: Tensor,  # (n, *event)
+    *,
+    kick: float | Tensor,  # () or (n,)
+    drift: float | Tensor,  # () or (n,)
+    persistence: float | Tensor,  # () or (n,)
+    noise_std: float | Tensor,  # () or (n,)
+    scale: Tensor | None = None,  # (*event)
+    active: Tensor | None = None,  # (n,)
+    seed: int,
+    chain_offset: int = 0,
+    rng: Tensor | None = None,  # (2,)
+    backend: str | None = None,
+) -> Callable[[Tensor, int, int], None]:
+    """f(grad, kicks, step) that does what `baoab_` does with these arguments, for loops: what stays is checked here, once.
+
+    `grad` must be like x, contiguous and apart from x and momentum. Raises as `baoab_`.
+    """
+    *coefficients, tag, key = _checked(x, momentum, momentum, kick, drift, persistence, noise_std, scale, active, seed, 0,
+                                       chain_offset, rng, None)  # fmt: skip
+    checks.refuse_unsafe((("x", x), ("momentum", momentum)), ())
+    run, changed = bound("baoab_", _op, x, backend), (x, momentum)
+
+    def advance(grad: Tensor, kicks: int, step: int) -> None:
+        run(x, momentum, grad, scale, active, *coefficients, kicks, tag, key, step, chain_offset)
+        increment_version(changed)
+
+    return advance
+
+
+def _checked(
+    x: Tensor, momentum: Tensor, grad: Tensor, kick: Any, drift: Any, persistence: Any, noise_std: Any, scale: Tensor | None,
+    active: Tensor | None, seed: int | None, step: int, chain_offset: int, rng: Tensor | None, generator: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The op's arguments from kick_at to seed, without kicks."""
     checks.exact_state(x, "x")
     checks.all_like(x, (("momentum", momentum), ("grad", grad)), required=2)
     checks.event_like(scale, "scale", x)
     if active is not None:
         checks.per_chain(active, "active", x, (torch.bool, torch.uint8))
-    if kicks not in (1, 2):
-        raise ValueError(f"kicks must be 1 or 2, got {kicks!r}")
     k, k_at = checks.signed_coefficient(kick, "kick", x)
     d, d_at = checks.signed_coefficient(drift, "drift", x)
     c, c_at = checks.signed_coefficient(persistence, "persistence", x)
@@ -86,5 +129,4 @@ def baoab_(
     if seed is None:
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, x)
-    _op(x, momentum, grad, scale, active, k_at, d_at, c_at, n_at, rng, k, d, c, n, kicks, _TAG, signed64(seed), step,
-        chain_offset, backend or "auto")  # fmt: skip
+    return k_at, d_at, c_at, n_at, rng, k, d, c, n, _TAG, signed64(seed)

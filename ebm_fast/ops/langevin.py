@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.autograd.graph import increment_version
 
 from . import checks
 from .backend import route
-from .library import define, observed
+from .library import bound, define
 from .noise import fresh_seed, signed64
 from .norm import event_norm
 from .purposes import PURPOSES
@@ -23,7 +23,7 @@ _TAG = PURPOSES["langevin"]
 
 def _impl(x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None, *args: Any) -> None:
     if x.numel():
-        _refuse(x, grad, velocity, norm_sum)
+        _refuse(x, grad, velocity, norm_sum, args)
         route("langevin_step_", x, args[-1])(x, grad, velocity, norm_sum, *args[:-1])
         increment_version(_written(x, velocity, norm_sum))
 
@@ -34,8 +34,16 @@ def _written(x: Tensor, velocity: Tensor | None, norm_sum: Tensor | None) -> Any
     return [t for t in (x, velocity, norm_sum) if t is not None]
 
 
-def _refuse(x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None) -> None:
+_SMALL = ("step_size", "noise_std", "the gradient's factor", "active", "scale", "rng")  # of the arguments after norm_sum
+
+
+def _refuse(x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None, small: Sequence[Any]) -> None:
     """Memory that the kernels cannot read or write as they must."""
+    for t, name in zip(small, _SMALL, strict=False):
+        if t is not None:
+            checks.refuse_overlap(x, "x", t, name, same=False)
+            if velocity is not None:
+                checks.refuse_overlap(velocity, "velocity", t, name, same=False)
     checks.refuse_negated(x, "x")
     if grad is not None:
         checks.refuse_negated(grad, "grad")
@@ -56,7 +64,7 @@ _op = define(
     "langevin_step_(Tensor(a!) x, Tensor? grad, Tensor(b!)? velocity, Tensor(c!)? norm_sum, Tensor? step_size_at, "
     "Tensor? noise_std_at, Tensor? grad_scale, Tensor? active, Tensor? scale, Tensor? rng, float step_size, float noise_std, "
     "float momentum, float prior_precision, float grad_clip, float step_lo, float step_hi, float noise_lo, float noise_hi, "
-    "int purpose, int seed, int step, int chain_offset, str backend) -> ()",
+    "int purpose, SymInt seed, SymInt step, SymInt chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )
@@ -111,7 +119,8 @@ def langevin_step_(
         scale: sigma (*event), shared by all chains, float32 (float64 for a float64 x).
         norm_sum: float64 (n,), += |g| of the active chains, before any clip; x may then not be grad itself.
         seed, step, chain_offset, rng, generator: the noise's counter, see `normal_`. Under torch.compile give `seed` or
-            `rng`: drawing a seed cannot be traced.
+            `rng`: drawing a seed cannot be traced. Counters may change from call to call; numbers such as step_size are part of
+            what was compiled: pass one that changes as a tensor.
         backend: see `ebm_fast.use_backend`.
 
     Returns:
@@ -124,12 +133,12 @@ def langevin_step_(
     """
     if norm_sum is not None and grad is None:
         raise ValueError("norm_sum needs grad, whose norms it sums; got grad=None")
-    flat, bound = _checked(
+    flat, bound_on_norm = _checked(
         x, grad, step_size, noise_std, temperature, clamp, clamp_after, grad_clip, grad_clip_norm, prior_precision, velocity,
         momentum, active, scale, norm_sum, seed, step, chain_offset, rng, generator,
     )  # fmt: skip
     s_at, n_at, *rest = flat
-    shrink = _shrink(grad, bound, backend)
+    shrink = _shrink(grad, bound_on_norm, backend)
     _op(x, grad, velocity, norm_sum, s_at, n_at, shrink, *rest, step, chain_offset, backend or "auto")
     return x
 
@@ -146,10 +155,12 @@ def langevin_steps(
     prior_precision: float = 0.0,
     velocity: Tensor | None = None,  # (n, *event)
     momentum: float = 0.0,
+    active: Tensor | None = None,  # (n,)
     scale: Tensor | None = None,  # (*event)
     norm_sum: Tensor | None = None,  # (n,)
     seed: int,
     chain_offset: int = 0,
+    rng: Tensor | None = None,  # (2,)
     backend: str | None = None,
 ) -> Callable[[Tensor | None, int], None]:
     """f(grad, step) that does what `langevin_step_` does with these arguments, for loops: what stays is checked here, once.
@@ -157,28 +168,22 @@ def langevin_steps(
     `grad` must be like x, contiguous and apart from it; None adds noise alone. Between an energy's passes the checks of a call
     find their code out of the cache and take as long as a small network's layer. Raises as `langevin_step_`.
     """
-    flat, bound = _checked(
+    flat, bound_on_norm = _checked(
         x, None, step_size, noise_std, 1.0, clamp, clamp_after, grad_clip, grad_clip_norm, prior_precision, velocity, momentum,
-        None, scale, norm_sum, seed, 0, chain_offset, None, None,
+        active, scale, norm_sum, seed, 0, chain_offset, rng, None,
     )  # fmt: skip
     s_at, n_at, *rest = flat
     changed = _written(x, velocity, norm_sum)
-    if observed() or not x.numel():
+    if x.numel():
+        _refuse(x, None, velocity, norm_sum, (s_at, n_at, None, *rest))
+    run = bound("langevin_step_", _op, x, backend)
 
-        def watched(grad: Tensor | None, step: int) -> None:
-            shrink, summed = _shrink(grad, bound, backend), None if grad is None else norm_sum
-            _op(x, grad, velocity, summed, s_at, n_at, shrink, *rest, step, chain_offset, backend or "auto")
-
-        return watched
-    _refuse(x, None, velocity, norm_sum)
-    run = route("langevin_step_", x, backend or "auto")
-
-    def direct(grad: Tensor | None, step: int) -> None:
+    def advance(grad: Tensor | None, step: int) -> None:
         summed = None if grad is None else norm_sum
-        run(x, grad, velocity, summed, s_at, n_at, _shrink(grad, bound, backend), *rest, step, chain_offset)
+        run(x, grad, velocity, summed, s_at, n_at, _shrink(grad, bound_on_norm, backend), *rest, step, chain_offset)
         increment_version(changed)
 
-    return direct
+    return advance
 
 
 def _shrink(grad: Tensor | None, bound: float | None, backend: str | None) -> Tensor | None:  # (n,)
@@ -230,10 +235,10 @@ def _checked(
     if scale is not None:
         arithmetic = torch.float64 if x.dtype == torch.float64 else torch.float32
         checks.exactly(scale, "scale", tuple(x.shape[1:]), arithmetic, x.device)
-    bound = None
+    bound_on_norm = None
     if grad_clip_norm is not None:
-        bound = checks.number(grad_clip_norm, "grad_clip_norm", low=0.0)
+        bound_on_norm = checks.number(grad_clip_norm, "grad_clip_norm", low=0.0)
         if grad_clip is not None:
             raise ValueError("give grad_clip (elementwise) or grad_clip_norm (per chain), not both")
     flat = (s_at, n_at, active, scale, rng, s, n, m, p, c, step_lo, step_hi, noise_lo, noise_hi, _TAG, signed64(seed))
-    return flat, bound
+    return flat, bound_on_norm

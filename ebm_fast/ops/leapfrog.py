@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.autograd.graph import increment_version
 
 from . import checks
 from .backend import route
-from .library import define
+from .library import bound, define
 
 
 def _impl(x: Tensor, momentum: Tensor, grad: Tensor, *args: Any) -> None:
@@ -52,9 +53,39 @@ def leapfrog_(
 
     Source: Leimkuhler and Reich 2004; Neal 2011, eqs. 5.18-5.20.
     """
+    numbers = _checked(x, momentum, grad, scale, kick, drift)
+    _op(x, momentum, grad, scale, *numbers, backend or "auto")
+
+
+def leapfrog_steps(
+    x: Tensor,  # (n, *event)
+    momentum: Tensor,  # (n, *event)
+    *,
+    kick: float | Tensor,  # () or (n,)
+    drift: float | Tensor,  # () or (n,)
+    scale: Tensor | None = None,  # (*event)
+    backend: str | None = None,
+) -> Callable[[Tensor], None]:
+    """f(grad) that does what `leapfrog_` does with these arguments, for loops: what stays is checked here, once.
+
+    `grad` must be like x, contiguous and apart from x and momentum. Raises as `leapfrog_`.
+    """
+    numbers = _checked(x, momentum, momentum, scale, kick, drift)
+    checks.refuse_unsafe((("x", x), ("momentum", momentum)), ())
+    run, changed = bound("leapfrog_", _op, x, backend), (x, momentum)
+
+    def leap(grad: Tensor) -> None:
+        run(x, momentum, grad, scale, *numbers)
+        increment_version(changed)
+
+    return leap
+
+
+def _checked(x: Tensor, momentum: Tensor, grad: Tensor, scale: Tensor | None, kick: Any, drift: Any) -> tuple[Any, ...]:
+    """The op's arguments from kick_at on."""
     checks.exact_state(x, "x")
     checks.all_like(x, (("momentum", momentum), ("grad", grad)), required=2)
     checks.event_like(scale, "scale", x)
     k, k_at = checks.signed_coefficient(kick, "kick", x)
     d, d_at = checks.signed_coefficient(drift, "drift", x)
-    _op(x, momentum, grad, scale, k_at, d_at, k, d, backend or "auto")
+    return k_at, d_at, k, d

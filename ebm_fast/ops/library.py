@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backend import route
+
 _library = torch.library.Library("ebm_fast", "DEF")
 
 
@@ -42,3 +44,12 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
         return implementation(x, *args) if plain and not observed() else registered(x, *args)
 
     return call
+
+
+def bound(name: str, call: Callable[..., Any], x: Tensor, backend: str | None) -> Callable[..., Any]:
+    """What runs the op `name` on x in a loop whose arguments are checked already, backend left out: the backend's own function;
+    where somebody looks, or where there is nothing to do, the op as `define` made it."""
+    asked = backend or "auto"
+    if observed() or not x.numel():
+        return lambda *args: call(*args, asked)
+    return route(name, x, asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.autograd.graph import increment_version
 
 from . import checks
 from .backend import route
-from .library import define
+from .library import define, observed
 from .noise import fresh_seed, signed64
 from .purposes import PURPOSES
 
@@ -21,23 +22,29 @@ _TAG = PURPOSES["accept"]
 
 def _impl(x: Tensor, proposal: Tensor, energy: Tensor, proposal_energy: Tensor, grad: Tensor | None, proposal_grad: Tensor | None,
           momentum: Tensor | None, momentum_before: Tensor | None, kinetic: Tensor | None, scale: Tensor | None,
-          log_ratio: Tensor | None, counters: Tensor | None, *args: Any) -> None:  # fmt: skip
+          inverse_factor: Tensor | None, log_ratio: Tensor | None, counters: Tensor | None, *args: Any) -> None:  # fmt: skip
     if not x.shape[0]:
         return
     written = (("x", x), ("energy", energy), ("grad", grad), ("counters", counters),
                ("momentum", None if momentum_before is None else momentum))  # fmt: skip
     checks.refuse_unsafe(written, (("proposal", proposal), ("proposal_energy", proposal_energy), ("proposal_grad", proposal_grad),
                                    ("momentum_before", momentum_before)))  # fmt: skip
+    if inverse_factor is not None and momentum is not None:
+        momentum = _whitened(momentum, inverse_factor)
     route("metropolis_", x, args[-1])(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before,
                                       kinetic, scale, log_ratio, counters, *args[:-1])  # fmt: skip
     increment_version([t for _, t in written if t is not None])
 
 
+def _whitened(velocity: Tensor, inverse_factor: Tensor) -> Tensor:
+    return (velocity.view(velocity.shape[0], -1) @ inverse_factor).view(velocity.shape)
+
+
 _op = define(
     "metropolis_(Tensor(a!) x, Tensor proposal, Tensor(b!) energy, Tensor proposal_energy, Tensor(c!)? grad, "
-    "Tensor? proposal_grad, Tensor(d!)? momentum, Tensor? momentum_before, Tensor? kinetic, Tensor? scale, Tensor? log_ratio, "
-    "Tensor(e!)? counters, Tensor? kick_at, Tensor? beta_at, Tensor? rng, float kick, float beta, float max_error, int purpose, "
-    "int seed, int step, int chain_offset, str backend) -> ()",
+    "Tensor? proposal_grad, Tensor(d!)? momentum, Tensor? momentum_before, Tensor? kinetic, Tensor? scale, "
+    "Tensor? inverse_factor, Tensor? log_ratio, Tensor(e!)? counters, Tensor? kick_at, Tensor? beta_at, Tensor? rng, "
+    "float kick, float beta, float max_error, int purpose, SymInt seed, SymInt step, SymInt chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )
@@ -55,6 +62,7 @@ def metropolis_(
     momentum_before: Tensor | None = None,  # (n, *event)
     kinetic: Tensor | None = None,  # (n,)
     scale: Tensor | None = None,  # (*event)
+    inverse_factor: Tensor | None = None,  # (d, d)
     log_ratio: Tensor | None = None,  # (n,)
     counters: Tensor | None = None,  # (n, 5)
     kick: float | Tensor = 0.0,  # () or (n,)
@@ -86,6 +94,8 @@ def metropolis_(
             acceptance probability and the last Hamiltonian beta E + K of the state that is kept.
         kick, beta: numbers, or tensors () or (n,) that are read on the device.
         scale: as in `propose_`.
+        inverse_factor: (R^-1)' (d, d), of x's dtype, of `propose_`'s `factor` R': momentum is then the velocity v after its last
+            kick (`leapfrog_` with drift=0), and K' = |R^-1 v|^2 / 2, by torch's product. Without kick and momentum_before.
         max_error: a proposal with a < -max_error counts as divergent, as does one that is not finite.
         seed, step, chain_offset, rng, generator, backend: as `normal_`.
 
@@ -94,6 +104,70 @@ def metropolis_(
 
     Source: Metropolis et al. 1953, Hastings 1970, Duane et al. 1987.
     """
+    numbers = _checked(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale,
+                       inverse_factor, log_ratio, counters, kick, beta, max_error, seed, step, chain_offset, rng,
+                       generator)  # fmt: skip
+    _op(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale, inverse_factor,
+        log_ratio, counters, *numbers, step, chain_offset, backend or "auto")  # fmt: skip
+
+
+def metropolis_steps(
+    x: Tensor,  # (n, *event)
+    proposal: Tensor,  # (n, *event)
+    energy: Tensor,  # (n,)
+    *,
+    grad: Tensor | None = None,  # (n, *event)
+    momentum: Tensor | None = None,  # (n, *event)
+    momentum_before: Tensor | None = None,  # (n, *event)
+    kinetic: Tensor | None = None,  # (n,)
+    scale: Tensor | None = None,  # (*event)
+    inverse_factor: Tensor | None = None,  # (d, d)
+    counters: Tensor | None = None,  # (n, 5)
+    kick: float | Tensor = 0.0,  # () or (n,)
+    beta: float | Tensor = 1.0,  # () or (n,)
+    max_error: float = math.inf,
+    seed: int,
+    chain_offset: int = 0,
+    rng: Tensor | None = None,  # (2,)
+    backend: str | None = None,
+) -> Callable[[Tensor, Tensor | None, int], None]:
+    """f(proposal_energy, proposal_grad, step) that does what `metropolis_` does with these arguments, for loops: what stays is
+    checked here, once.
+
+    `proposal_energy` and `proposal_grad` must be like energy and x, contiguous and apart from what is written. Raises as
+    `metropolis_`.
+    """
+    numbers = _checked(x, proposal, energy, energy, grad, proposal if momentum is not None or grad is not None else None,
+                       momentum, momentum_before, kinetic, scale, inverse_factor, None, counters, kick, beta, max_error, seed, 0,
+                       chain_offset, rng, None)  # fmt: skip
+    written = (("x", x), ("energy", energy), ("grad", grad), ("counters", counters),
+               ("momentum", None if momentum_before is None else momentum))  # fmt: skip
+    checks.refuse_unsafe(written, (("proposal", proposal), ("momentum_before", momentum_before)))
+    if observed() or not x.shape[0]:
+
+        def watched(proposal_energy: Tensor, proposal_grad: Tensor | None, step: int) -> None:
+            _op(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale,
+                inverse_factor, None, counters, *numbers, step, chain_offset, backend or "auto")  # fmt: skip
+
+        return watched
+    run, changed = route("metropolis_", x, backend or "auto"), [t for _, t in written if t is not None]
+
+    def decide(proposal_energy: Tensor, proposal_grad: Tensor | None, step: int) -> None:
+        p = momentum if inverse_factor is None or momentum is None else _whitened(momentum, inverse_factor)
+        run(x, proposal, energy, proposal_energy, grad, proposal_grad, p, momentum_before, kinetic, scale, None, counters,
+            *numbers, step, chain_offset)  # fmt: skip
+        increment_version(changed)
+
+    return decide
+
+
+def _checked(
+    x: Tensor, proposal: Tensor, energy: Tensor, proposal_energy: Tensor, grad: Tensor | None, proposal_grad: Tensor | None,
+    momentum: Tensor | None, momentum_before: Tensor | None, kinetic: Tensor | None, scale: Tensor | None,
+    inverse_factor: Tensor | None, log_ratio: Tensor | None, counters: Tensor | None, kick: Any, beta: Any, max_error: Any,
+    seed: int | None, step: int, chain_offset: int, rng: Tensor | None, generator: torch.Generator | None,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The op's arguments from kick_at to seed."""
     checks.exact_state(x, "x")
     checks.all_like(x, (("proposal", proposal), ("grad", grad), ("proposal_grad", proposal_grad), ("momentum", momentum),
                         ("momentum_before", momentum_before)), required=1)  # fmt: skip
@@ -113,9 +187,12 @@ def metropolis_(
     if (k or k_at is not None) and (momentum is None or proposal_grad is None):
         raise ValueError("kick needs momentum and proposal_grad")
     b, b_at = checks.signed_coefficient(beta, "beta", x)
+    if inverse_factor is not None:
+        checks.square_like(inverse_factor, "inverse_factor", x)
+        if momentum is None or momentum_before is not None or k or k_at is not None or scale is not None:
+            raise ValueError("inverse_factor needs momentum, the velocity, and takes no kick, momentum_before or scale")
     limit = checks.number(max_error, "max_error", low=0.0, infinite=True)
     if seed is None:
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, x)
-    _op(x, proposal, energy, proposal_energy, grad, proposal_grad, momentum, momentum_before, kinetic, scale, log_ratio,
-        counters, k_at, b_at, rng, k, b, limit, _TAG, signed64(seed), step, chain_offset, backend or "auto")  # fmt: skip
+    return k_at, b_at, rng, k, b, limit, _TAG, signed64(seed)

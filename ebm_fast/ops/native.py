@@ -118,14 +118,14 @@ def guard_cuda(x: Tensor, *args: Any) -> None:
 
 def _propose_args(
     x: Tensor, proposal: Tensor | None, momentum: Tensor | None, grad: Tensor | None, scale: Tensor | None,
-    kinetic: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None, persistence_at: Tensor | None,
-    fresh_at: Tensor | None, rng: Tensor | None, kick: float, drift: float, persistence: float, fresh: float, purpose: int,
-    seed: int, step: int, chain_offset: int,
+    factor: Tensor | None, kinetic: Tensor | None, kick_at: Tensor | None, drift_at: Tensor | None,
+    persistence_at: Tensor | None, fresh_at: Tensor | None, rng: Tensor | None, kick: float, drift: float, persistence: float,
+    fresh: float, purpose: int, seed: int, step: int, chain_offset: int,
 ) -> tuple:  # fmt: skip
     return (
-        x.data_ptr(), address(proposal), address(momentum), address(grad), address(scale), address(kinetic), *_shape(x),
-        DTYPES[x.dtype], kick, *_at(kick_at), drift, *_at(drift_at), persistence, *_at(persistence_at), fresh, *_at(fresh_at),
-        seed & WORD, step & WORD, purpose, chain_offset, address(rng),
+        x.data_ptr(), address(proposal), address(momentum), address(grad), address(scale), address(factor), address(kinetic),
+        *_shape(x), DTYPES[x.dtype], kick, *_at(kick_at), drift, *_at(drift_at), persistence, *_at(persistence_at), fresh,
+        *_at(fresh_at), seed & WORD, step & WORD, purpose, chain_offset, address(rng),
     )  # fmt: skip
 
 

@@ -186,15 +186,15 @@ def chain_(
             langevin(t, True, not noise_first, s, c)
             e, g = value_and_grad(function, y)
         elif transition == "random_walk":
-            propose_(y, xp, None, None, sigma, None, None, s, None, None, rng, 0.0, 0.0, 0.0, 1.0, PURPOSES["proposal"], seed,
-                     step + t, chain_offset)  # fmt: skip
+            propose_(y, xp, None, None, sigma, None, None, None, s, None, None, rng, 0.0, 0.0, 0.0, 1.0, PURPOSES["proposal"],
+                     seed, step + t, chain_offset)  # fmt: skip
             e_new, g_new = value_and_grad(function, xp)
             metropolis_(y, xp, e, e_new, g, g_new, None, None, None, None, None, counts, None, b, rng, 0.0, 1.0, max_error,
                         PURPOSES["accept"], seed, step + t, chain_offset)  # fmt: skip
         elif transition == "hmc":
             c_at, n_at = (persist, (1.0 - persist.double().square()).sqrt().to(persist.dtype)) if flip else (None, None)
-            propose_(y, None, p, None, sigma, kinetic, None, None, c_at, n_at, rng, 0.0, 0.0, 0.0, 1.0, PURPOSES["momentum"],
-                     seed, step + t, chain_offset)  # fmt: skip
+            propose_(y, None, p, None, sigma, None, kinetic, None, None, c_at, n_at, rng, 0.0, 0.0, 0.0, 1.0,
+                     PURPOSES["momentum"], seed, step + t, chain_offset)  # fmt: skip
             before = p.clone()
             xp.copy_(y)
             leapfrog_(xp, p, g, sigma, b * s / 2, s, 0.0, 0.0)

@@ -19,7 +19,7 @@ from .base import Sampler, Transition, at_age, changed, check_coefficient, is_sc
 _FROZEN = 1e30  # 1 / T of temperature 0: downhill moves alone
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AcceptRejectSampler(Sampler):
     """Fields and checks of the samplers that accept and reject."""
 
@@ -57,20 +57,22 @@ class AcceptReject(Transition):
     """Proposals that are accepted or rejected; energies, and gradients where there are, are carried along."""
 
     needs_grad = False
+    carries_besides: frozenset[str] = frozenset()  # what the steps keep true beside energy and gradient
 
     def __init__(self, sampler: Any, energy: EnergyFunction, state: ChainState, *, backend: str | None,
                  rng: Tensor | None) -> None:  # fmt: skip
         energy.require_values(type(sampler).__name__)
         self.sampler, self.energy, self.state, self.backend, self.rng = sampler, energy, state, backend, rng
         x = state.x
-        self.carries = frozenset({"energy", "grad"} if self.needs_grad else {"energy"})
+        evaluated = frozenset({"energy", "grad"} if self.needs_grad else {"energy"})
+        self.carries = evaluated | self.carries_besides
         self.drop_stale()
         self.proposal = torch.empty_like(x)
         self.counters = torch.zeros((x.shape[0], COUNTERS), dtype=torch.float64, device=x.device)
         if x.numel() == 0:
             state.extra.setdefault("energy", x.new_zeros(x.shape[0]))
             state.extra.setdefault("grad", torch.zeros_like(x))
-        elif not self.carries <= state.extra.keys():
+        elif not evaluated <= state.extra.keys():
             e, g = self._evaluated()
             if g is not None:
                 state.extra["grad"] = g.clone()
@@ -83,6 +85,8 @@ class AcceptReject(Transition):
         self.proposals = 0
         self._norm_sum: Tensor | None = None
         self._coefficients: dict[str, Any] | None = None
+        self._bound: Any = None
+        self._bound_to: dict[str, Any] | None = None
 
     @property
     def grad(self) -> Tensor:
@@ -90,7 +94,7 @@ class AcceptReject(Transition):
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         e, g = self.energy.value_and_grad(x)
-        return e.to(x.dtype), g
+        return e if e.dtype is x.dtype else e.to(x.dtype), g
 
     def _evaluated(self) -> tuple[Tensor, Tensor | None]:
         """What is carried, computed anew at the present x."""
@@ -123,6 +127,25 @@ class AcceptReject(Transition):
     def grad_norm(self) -> Tensor | None:
         """Mean of |dE/dx| at the states after each step since `reset_stats`; None unless asked for. (n,)"""
         return None if self._norm_sum is None else self._norm_sum / max(self.proposals, 1)
+
+    def bound(self, coefficients: dict[str, Any]) -> Any:
+        """What `bind` makes of the coefficients of a step, its ops and their checks; kept while the coefficients are."""
+        if self._bound is None or self._bound_to is not coefficients:
+            self._bound, self._bound_to = self.bind(coefficients), coefficients
+        return self._bound
+
+    def bind(self, c: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def stream(self) -> dict[str, Any]:
+        """Where ops that are bound draw their numbers, at `place(k)`."""
+        state = self.state
+        return {"seed": state.seed if self.rng is None else 0, "chain_offset": state.chain_offset, "rng": self.rng,
+                "backend": self.backend}  # fmt: skip
+
+    def place(self, k: int) -> int:
+        """The counter's step of the k-th step from here; where the device counts, what is added there."""
+        return k if self.rng is not None else self.state.step + k
 
     def counter(self, k: int) -> dict[str, Any]:
         """Where the ops of the k-th step from here draw their numbers."""

@@ -17,7 +17,7 @@ from .base import Sampler, Transition, check_coefficient, check_schedules, check
 from .langevin import Langevin, LangevinTransition
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AnnealedLangevin(Sampler):
     """T steps of x <- x - s_i grad E(x, sigma_i) + sqrt(2 s_i) z at each level i <= L, s_i = step_size (sigma_i / sigma_L)^2;
     with `denoise`, finally x <- x - sigma_L^2 grad E(x, sigma_L).
@@ -126,7 +126,7 @@ class AnnealedTransition(LangevinTransition):
             self._evaluated = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SimulatedAnnealing(Sampler):
     """Any sampler at inverse temperature beta_t in step t: p_t(x) proportional to exp(-beta_t E(x)), which concentrates on the
     minima of E as beta grows. With Langevin the noise is sqrt(2 s / beta_t).
@@ -202,8 +202,9 @@ class SimulatedAnnealing(Sampler):
     def why_not_graph(self) -> str:
         return self._inner().why_not_graph()
 
-    def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0) -> ChainState:
-        return self._inner().init(energy, x, seed, warmup=warmup)
+    def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0, step: int = 0,
+             chain_offset: int = 0) -> ChainState:  # fmt: skip
+        return self._inner().init(energy, x, seed, warmup=warmup, step=step, chain_offset=chain_offset)
 
     def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
                    rng: Tensor | None) -> Transition:  # fmt: skip

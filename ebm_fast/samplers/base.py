@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Hashable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -117,18 +119,55 @@ def claim_momentum(state: ChainState, sampler: Any) -> None:
     state.extra["momentum_of"] = torch.tensor(kind)
 
 
-class Sampler:
-    """`init` and `step` of every sampler, on its own `transition`."""
+def started(x: Tensor, all_x: Tensor, seed: int | None, warmup: int, step: int, chain_offset: int,
+            extra: dict[str, Tensor] | None = None) -> ChainState:  # fmt: skip
+    """The state of chains that begin at x # (n, *event), in the form all_x that the sampler keeps them in."""
+    if type(warmup) is not int or warmup < 0:
+        raise ValueError(f"warmup must be an int of at least 0, got {warmup!r}")
+    seed = fresh_seed() if seed is None else seed
+    checks.counter(seed, step, chain_offset, None, x)
+    return ChainState(all_x, seed, step, chain_offset=chain_offset, warmup_until=warmup, divergence_step=no_divergence(all_x),
+                      extra={} if extra is None else extra)  # fmt: skip
 
-    def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0) -> ChainState:
-        """The state of chains that start at a copy of x # (n, *event); the first `warmup` steps adapt a sampler that can."""
+
+def _same(a: Any, b: Any) -> bool:
+    """Equality by value, of tensors too: shape, dtype, device and every number."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        alike = isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype and a.device == b.device
+        return alike and torch.equal(a, b)
+    if isinstance(a, (tuple, list)) and type(a) is type(b) and len(a) == len(b):
+        return all(map(_same, a, b))
+    return bool(a == b)
+
+
+def _hashable(value: Any) -> Any:
+    """What equal values have in common, and can be hashed."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.dtype
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_hashable, value))
+    return value if isinstance(value, Hashable) else type(value)
+
+
+class Sampler:
+    """`init` and `step` of every sampler, on its own `transition`; equality and hash of its fields by value."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))  # type: ignore[arg-type]
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(_hashable(getattr(self, f.name)) for f in fields(self))))  # type: ignore[arg-type]
+
+    def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0, step: int = 0,
+             chain_offset: int = 0) -> ChainState:  # fmt: skip
+        """The state of chains that start at a copy of x # (n, *event); the first `warmup` steps adapt a sampler that can. `step`
+        and `chain_offset` as in `sample`."""
         if isinstance(x, Tensor):
             x = x.detach().clone(memory_format=torch.contiguous_format)
         self.check_start(x)
-        if type(warmup) is not int or warmup < 0:
-            raise ValueError(f"warmup must be an int of at least 0, got {warmup!r}")
-        seed = fresh_seed() if seed is None else seed
-        return ChainState(x, seed, warmup_until=warmup, divergence_step=no_divergence(x))
+        return started(x, x, seed, warmup, step, chain_offset)
 
     def check_start(self, x: Any) -> None:
         """Raises TypeError or ValueError for a start that this sampler cannot work on."""
@@ -150,15 +189,16 @@ class Sampler:
         """Whether a coefficient changes from step to step on the host."""
         return False
 
-    def step(self, energy: Energy, state: ChainState) -> tuple[ChainState, StepInfo]:
-        """One step, as a pure function: (next state, what the step saw).
+    def step(self, energy: Energy, state: ChainState, *,
+             condition: Mapping[str, Any] | None = None) -> tuple[ChainState, StepInfo]:  # fmt: skip
+        """One step, as a pure function: (next state, what the step saw); `condition` as in `sample`.
 
-        The state carries energy and gradient from step to step: between steps that change the energy's parameters call
-        `state.forget_energy()`.
+        The state carries energy and gradient from step to step: between steps that change the energy's parameters or the
+        condition call `state.forget_energy()`.
         """
         self.check_resumed(state)
         state = state.clone()
-        transition = self.transition(EnergyFunction(energy), state, backend=None, guard=True, track=True, rng=None)
+        transition = self.transition(EnergyFunction(energy, condition), state, backend=None, guard=True, track=True, rng=None)
         transition.advance(1)
         return state, transition.info()
 
@@ -184,12 +224,13 @@ class Transition:
     """
 
     state: ChainState
-    carries: frozenset[str] = frozenset()  # of "energy" and "grad" in state.extra, what the steps keep true
+    carries: frozenset[str] = frozenset()  # of what state.extra may hold about the present x, what the steps keep true
 
     def drop_stale(self) -> None:
-        """Forget what an earlier sampler carried of the energy and this one will not keep true."""
-        for name in {"energy", "grad"} - self.carries:
-            self.state.extra.pop(name, None)
+        """Forget what an earlier sampler carried about its x and this one will not keep true."""
+        for name in ("energy", "grad", "log_proposal"):
+            if name in self.state.extra and name not in self.carries:
+                del self.state.extra[name]
 
     def snapshot(self) -> Any:
         """The statistics so far, for `restore`: those of a run that is interrupted end where its last whole step ended."""
@@ -256,3 +297,6 @@ class Transition:
     def exchangeable(self) -> tuple[Tensor, Tensor | None]:
         """Energy (n,) and gradient (n, *event) at the present state, in the memory that the next step reads."""
         raise NotImplementedError
+
+    def exchanged(self) -> None:
+        """States have changed places, and what is `exchangeable` with them: bring up to date what else depends on them."""

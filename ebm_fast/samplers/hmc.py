@@ -13,10 +13,10 @@ from torch import Tensor
 from ..engine.energy import EnergyFunction
 from ..engine.state import ChainState
 from ..ops import checks
-from ..ops.leapfrog import leapfrog_
-from ..ops.metropolis import metropolis_
+from ..ops.leapfrog import leapfrog_steps
+from ..ops.metropolis import metropolis_steps
 from ..ops.noise import normal_
-from ..ops.proposal import propose_
+from ..ops.proposal import propose_steps
 from .accept import _FROZEN, AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
 from .base import Transition, check_positive, claim_momentum, stacked
@@ -41,7 +41,7 @@ def _check_temperature(temperature: Any) -> None:
         raise ValueError("temperature must be above 0 for a sampler with a momentum; Langevin and random walks can freeze")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HMC(AcceptRejectSampler):
     """L leapfrog steps of size e on H(x, p) = E(x) / T + p M^-1 p / 2 from p ~ N(0, M);  accepted with probability
     min(1, exp(H - H')).
@@ -105,7 +105,7 @@ class HMC(AcceptRejectSampler):
         return HMCTransition(self, energy, state, backend=backend, rng=rng)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MALA(AcceptRejectSampler):
     """x' = x - s P grad E(x) / T + sqrt(2 s P) z;  accepted by the Metropolis-Hastings ratio.
 
@@ -154,7 +154,7 @@ class MALA(AcceptRejectSampler):
         return MALATransition(self, energy, state, backend=backend, rng=rng)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GHMC(AcceptRejectSampler):
     """p <- c p + sqrt(1 - c^2) z with c = exp(-friction e);  then L leapfrog steps, accepted as in HMC;  p <- -p where rejected.
 
@@ -220,7 +220,8 @@ class HMCTransition(AcceptReject):
         """Read the mass: the adapted one, else the sampler's."""
         extra, x, given = self.state.extra, self.state.x, self.sampler.inverse_mass
         event, d = tuple(x.shape[1:]), x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
-        self._dense: tuple[Tensor, Tensor, Tensor] | None = None
+        self._bound = None
+        self._dense: tuple[Tensor, Tensor, Tensor] | None = None  # M^-1 = R R', R', (R^-1)'
         self._scale: Tensor | None = None
         adapted = extra if self.adapter is not None else {}
         if "scale" in adapted:
@@ -238,6 +239,7 @@ class HMCTransition(AcceptReject):
                 raise ValueError("inverse_mass must be symmetric and positive definite")
             back = torch.linalg.solve_triangular(root, torch.eye(d, dtype=root.dtype, device=x.device), upper=False)
             self._dense = (inverse, root.T.contiguous().to(x.dtype), back.T.contiguous().to(x.dtype))
+            self._kick = x.new_empty((x.shape[0], d))
         else:
             raise ValueError(
                 f"inverse_mass must have the shape {event} of an event (diagonal) or {(d, d)} (dense), got {tuple(inverse.shape)}"
@@ -294,40 +296,36 @@ class HMCTransition(AcceptReject):
             "carried": True, "counters": self.counters,
         }  # fmt: skip
 
+    def along(self, grad: Tensor) -> Tensor:
+        """What kicks: g, or M^-1 g of a dense mass, where a velocity is kicked. # (n, *event)"""
+        if self._dense is None:
+            return grad
+        return torch.mm(grad.view(grad.shape[0], -1), self._dense[0], out=self._kick).view(grad.shape)
+
+    def bind(self, c: dict[str, Any]) -> Any:
+        """Start, a step, the last kick of a velocity (else None), decision."""
+        x, q, p, scale, extra, stream = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra, self.stream()
+        _, factor, inverse_factor = self._dense or (None, None, None)
+        dense = factor is not None
+        start = propose_steps(x, proposal=q, momentum=p, scale=scale, factor=factor, kinetic=self.kinetic, kick=c["half"],
+                              drift=c["drift"], **stream)  # fmt: skip
+        leap = leapfrog_steps(q, p, kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend)
+        end = leapfrog_steps(q, p, kick=c["half"], drift=0.0, backend=self.backend) if dense else None
+        decide = metropolis_steps(x, q, extra["energy"], grad=extra["grad"], momentum=p, kinetic=self.kinetic, scale=scale,
+                                  inverse_factor=inverse_factor, counters=self.counters, kick=0.0 if dense else c["half"],
+                                  beta=c["beta"], max_error=self.sampler.max_error, **stream)  # fmt: skip
+        return start, leap, end, decide
+
     def propose(self, k: int, age: int) -> None:
-        c, L, counter = self.coefficients(age), self.num_leapfrog(age), self.counter(k)
-        if self._dense is not None:
-            return self._propose_dense(c, L, counter)
-        x, q, p, scale, extra = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra
-        propose_(x, proposal=q, momentum=p, grad=extra["grad"], scale=scale, kinetic=self.kinetic, kick=c["half"],
-                 drift=c["drift"], **counter)  # fmt: skip
-        for _ in range(L - 1):
-            leapfrog_(q, p, self.energy.gradient(q), kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend)
+        start, leap, end, decide = self.bound(self.coefficients(age))
+        q, step = self.proposal, self.place(k)
+        start(self.along(self.state.extra["grad"]), step)
+        for _ in range(self.num_leapfrog(age) - 1):
+            leap(self.along(self.energy.gradient(q)))
         energy, self.end_grad = self.value_and_grad(q)
-        metropolis_(x, q, extra["energy"], energy, grad=extra["grad"], proposal_grad=self.end_grad, momentum=p,
-                    kinetic=self.kinetic, scale=scale, counters=self.counters, kick=c["half"], beta=c["beta"],
-                    max_error=self.sampler.max_error, **counter)  # fmt: skip
-
-    def _propose_dense(self, c: dict[str, Any], L: int, counter: dict[str, Any]) -> None:
-        """The velocity v = M^-1 p ~ N(0, M^-1) is kicked by M^-1 g, so that the fused passes are those of a unit mass."""
-        assert self._dense is not None
-        inverse, root, back = self._dense
-        x, q, extra, event = self.state.x, self.proposal, self.state.extra, self.state.x.shape
-
-        def times(t: Tensor, matrix: Tensor) -> Tensor:
-            return (t.reshape(event[0], -1) @ matrix).view(event)
-
-        propose_(x, momentum=self.momentum, kinetic=self.kinetic, **counter)
-        v = times(self.momentum, root)
-        q.copy_(x)
-        leapfrog_(q, v, times(extra["grad"], inverse), kick=c["half"], drift=c["drift"], backend=self.backend)
-        for _ in range(L - 1):
-            leapfrog_(q, v, times(self.energy.gradient(q), inverse), kick=c["kick"], drift=c["drift"], backend=self.backend)
-        energy, self.end_grad = self.value_and_grad(q)
-        leapfrog_(q, v, times(self.end_grad, inverse), kick=c["half"], drift=0.0, backend=self.backend)
-        metropolis_(x, q, extra["energy"], energy, grad=extra["grad"], proposal_grad=self.end_grad, momentum=times(v, back),
-                    kinetic=self.kinetic, counters=self.counters, beta=c["beta"], max_error=self.sampler.max_error,
-                    **counter)  # fmt: skip
+        if end is not None:
+            end(self.along(self.end_grad))
+        decide(energy, self.end_grad, step)
 
     def hamiltonian_now(self) -> Tensor | None:
         return self.counters[:, 4]
@@ -360,20 +358,29 @@ class GHMCTransition(HMCTransition):
         if self.momentum.numel():
             normal_(self.momentum, purpose="initial_momentum", **self.counter(0))
 
+    def bind(self, c: dict[str, Any]) -> Any:
+        """Refreshment, first kick and drift, a step, decision."""
+        x, q, p, scale, extra, stream = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra, self.stream()
+        return (
+            propose_steps(x, momentum=p, kinetic=self.kinetic, persistence=c["persistence"], **stream),
+            leapfrog_steps(q, p, kick=c["half"], drift=c["drift"], scale=scale, backend=self.backend),
+            leapfrog_steps(q, p, kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend),
+            metropolis_steps(x, q, extra["energy"], grad=extra["grad"], momentum=p, momentum_before=self._before,
+                             kinetic=self.kinetic, scale=scale, counters=self.counters, kick=c["half"], beta=c["beta"],
+                             max_error=self.sampler.max_error, **stream),
+        )  # fmt: skip
+
     def propose(self, k: int, age: int) -> None:
-        c, counter = self.coefficients(age), self.counter(k)
-        x, q, p, scale, extra = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra
-        propose_(x, momentum=p, kinetic=self.kinetic, persistence=c["persistence"], **counter)
-        self._before.copy_(p)
-        q.copy_(x)
-        grad = extra["grad"]
-        leapfrog_(q, p, grad, kick=c["half"], drift=c["drift"], scale=scale, backend=self.backend)
+        refresh, start, leap, decide = self.bound(self.coefficients(age))
+        q, step = self.proposal, self.place(k)
+        refresh(None, step)
+        self._before.copy_(self.momentum)
+        q.copy_(self.state.x)
+        start(self.state.extra["grad"])
         for _ in range(self.sampler.num_leapfrog - 1):
-            leapfrog_(q, p, self.energy.gradient(q), kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend)
+            leap(self.energy.gradient(q))
         energy, end_grad = self.value_and_grad(q)
-        metropolis_(x, q, extra["energy"], energy, grad=grad, proposal_grad=end_grad, momentum=p, momentum_before=self._before,
-                    kinetic=self.kinetic, scale=scale, counters=self.counters, kick=c["half"], beta=c["beta"],
-                    max_error=self.sampler.max_error, **counter)  # fmt: skip
+        decide(energy, end_grad, step)
 
     def chain_plan(self, num_steps: int) -> dict[str, Any]:
         persistence = stacked([c["persistence"] for c in self.coefficients_of(num_steps)], self.state.x)

@@ -15,7 +15,7 @@ from ..engine.energy import Energy, EnergyFunction
 from ..engine.run import run_
 from ..engine.state import ChainState, StepInfo, no_divergence
 from ..ops import checks
-from ..ops.guard import guard_
+from ..ops.guard import guard_, guard_steps
 from ..ops.langevin import langevin_step_, langevin_steps
 from ..ops.noise import fresh_seed
 from .base import (
@@ -39,7 +39,7 @@ def mean_norm(norm_sum: Tensor, gradients: int, first_step: int, divergence_step
     return norm_sum / taken.clamp_(1, max(gradients, 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Langevin(Sampler):
     """x <- x - s grad E(x) + n z, n = sqrt(2 s T): the unadjusted Langevin algorithm (overdamped, Euler-Maruyama).
 
@@ -109,6 +109,24 @@ class Langevin(Sampler):
     def why_not_graph(self) -> str:
         return ""
 
+    @functools.cached_property
+    def _passes(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """What a pass clamps: both moves, the noise alone, the step alone, each after its own move; and what the guard's bound on
+        the next state depends on beside the numbers of the step."""
+        after = self.clamp_after
+        if after == "last":
+            after = "noise" if self.order == "gradient" else "step"
+        clamps: list[dict[str, Any]] = [{}, {}, {}]
+        if self.clamp is not None:
+            clamps = [{"clamp": self.clamp, "clamp_after": after}, {"clamp": self.clamp} if after != "step" else {},
+                      {"clamp": self.clamp, "clamp_after": "step"} if after != "noise" else {}]  # fmt: skip
+        reach: dict[str, Any] = {"heavy_ball": self.momentum, "prior_precision": self.prior_precision}
+        if self.grad_clip is not None:
+            reach["grad_clip"] = self.grad_clip
+        elif self.grad_clip_norm is not None:
+            reach["grad_clip_norm"] = self.grad_clip_norm
+        return clamps[0], clamps[1], clamps[2], reach
+
     def transition(
         self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool, rng: Tensor | None
     ) -> LangevinTransition:
@@ -130,28 +148,13 @@ class LangevinTransition(Transition):
         self.scale: Tensor | None = None
         self._arithmetic = torch.float64 if state.x.dtype == torch.float64 else torch.float32
         check_event(sampler.preconditioner, "preconditioner", state.x)
-        # What the guard's bound on the next state depends on, beside the numbers of the step
-        self._reach: dict[str, Any] = {"heavy_ball": sampler.momentum, "prior_precision": sampler.prior_precision}
-        if sampler.grad_clip is not None:
-            self._reach["grad_clip"] = sampler.grad_clip
-        elif sampler.grad_clip_norm is not None:
-            self._reach["grad_clip_norm"] = sampler.grad_clip_norm
+        self.clamp, self.clamp_noise, self.clamp_step, self._reach = sampler._passes
         if sampler.preconditioner is not None:
             self.scale = sampler.preconditioner.detach().to(state.x.device, self._arithmetic).sqrt()
-            self._reach["stretch"] = self.scale.max()
-        after = sampler.clamp_after
-        if after == "last":
-            after = "noise" if sampler.order == "gradient" else "step"
-        # What a pass clamps: one that takes only one of the two moves clamps after that move only.
-        self.clamp: dict[str, Any] = {}
-        self.clamp_noise: dict[str, Any] = {}
-        self.clamp_step: dict[str, Any] = {}
-        if sampler.clamp is not None:
-            self.clamp = {"clamp": sampler.clamp, "clamp_after": after}
-            self.clamp_noise = {"clamp": sampler.clamp} if after != "step" else {}
-            self.clamp_step = {"clamp": sampler.clamp, "clamp_after": "step"} if after != "noise" else {}
+            self._reach = {**self._reach, "stretch": self.scale.max()}
         self.last_energy = state.x.new_empty(0)
         self._evaluated: tuple[Tensor, Tensor] | None = None
+        self._bound: Any = None
         self._norm_sum = torch.zeros(state.x.shape[0], dtype=torch.float64, device=state.x.device) if track else None
         self._active = ~state.diverged if guard else None
         self.reset_stats()
@@ -205,7 +208,7 @@ class LangevinTransition(Transition):
         state = self.state
         if self.rng is not None:
             self._evaluated = None  # a captured graph must compute all it reads
-        if state.x.numel():
+        if state.x.numel() and num_steps:
             (self._gradient_first if self.sampler.order == "gradient" else self._noise_first)(num_steps)
         if self.rng is not None:
             self.rng[1].add_(num_steps)
@@ -287,51 +290,61 @@ class LangevinTransition(Transition):
                    **looked)  # fmt: skip
         return grad
 
-    def _is_plain(self) -> bool:
-        """Whether nobody looks between the steps and no coefficient changes."""
-        return not (self.guard or self.rng is not None or self.sampler.has_schedule())
+    def _unchanging(self, num_steps: int) -> bool:
+        """Takes the steps if they differ in their gradient and noise alone: their ops are then bound, and checked, once."""
+        if self.rng is not None or self.sampler.has_schedule():
+            return False
+        state, ahead = self.state, int(self.sampler.order == "noise")
+        if self._bound is None:
+            self._bound = self._bind()
+        noise, update, last, look = self._bound
+        if ahead:  # noise of step k + 1 rides on the gradient step of step k
+            noise(None, state.step)
+        end = state.step + num_steps
+        for step in range(state.step, end):
+            energy, grad = self._evaluated or self.energy.value_and_grad(state.x)
+            self._evaluated, self.last_energy = None, energy
+            if look is not None:
+                look(grad, energy if energy.dtype is self._arithmetic else energy.to(self._arithmetic), step)
+            (last if ahead and step + 1 == end else update)(grad, step + ahead)
+        self.gradients += num_steps
+        return True
+
+    def _bind(self) -> tuple[Any, ...]:
+        """Passes of noise alone, of a step, and of a step without noise; and the guard."""
+        state, sampler, velocity = self.state, self.sampler, self.state.extra.get("velocity")
+        step_size, noise_std = self._coefficients(0)
+
+        def passes(noise_std: Any, **clamp: Any) -> Callable[[Tensor | None, int], None]:
+            return langevin_steps(
+                state.x, step_size=step_size, noise_std=noise_std, grad_clip=sampler.grad_clip,
+                grad_clip_norm=sampler.grad_clip_norm, prior_precision=sampler.prior_precision, velocity=velocity,
+                momentum=sampler.momentum, active=self._active, norm_sum=None if self.guard else self._norm_sum, seed=state.seed,
+                chain_offset=state.chain_offset, scale=self.scale, backend=self.backend, **clamp,
+            )  # fmt: skip
+
+        update, look = passes(noise_std, **self.clamp), None
+        if self.guard:
+            look = guard_steps(state.x, divergence_step=state.divergence_step, active=self._active, norm_sum=self._norm_sum,
+                               momentum=velocity, step_size=step_size, noise_std=noise_std, backend=self.backend,
+                               **self._reach)  # fmt: skip
+        if sampler.order == "gradient":
+            return None, update, None, look
+        return passes(noise_std, **self.clamp_noise), update, passes(0.0, **self.clamp_step), look
 
     def _gradient_first(self, num_steps: int) -> None:
-        if self._is_plain():
-            self._unchanging(num_steps)
+        if self._unchanging(num_steps):
             return
         for k in range(num_steps):
             step_size, noise_std = self._coefficients(k)
             grad = self._evaluate(step_size, noise_std, k)
             self._update(grad, step_size, noise_std, k, **self.clamp)
 
-    def _unchanging(self, num_steps: int) -> None:
-        """Steps that differ in their gradient and noise alone."""
-        state, energy, noise_std = self.state, self.last_energy, self._coefficients(0)[1]
-        ahead = int(self.sampler.order == "noise")  # then noise of step k + 1 rides on the gradient step of step k
-        if ahead:
-            self._updates(noise_std, **self.clamp_noise)(None, state.step)
-        update = self._updates(noise_std, **self.clamp)
-        for k in range(num_steps):
-            energy, grad = self._evaluated or self.energy.value_and_grad(state.x)
-            self._evaluated = None
-            if ahead and k + 1 == num_steps:
-                update = self._updates(0.0, **self.clamp_step)
-            update(grad, state.step + k + ahead)
-        self.last_energy = energy
-        self.gradients += num_steps
-
-    def _updates(self, noise_std: Any, **clamp: Any) -> Callable[[Tensor | None, int], None]:
-        """As `_update`, for steps that differ in their gradient and noise alone; sums the gradients' norms too."""
-        state, sampler = self.state, self.sampler
-        return langevin_steps(
-            state.x, step_size=self._coefficients(0)[0], noise_std=noise_std, grad_clip=sampler.grad_clip,
-            grad_clip_norm=sampler.grad_clip_norm, prior_precision=sampler.prior_precision, velocity=state.extra.get("velocity"),
-            momentum=sampler.momentum, seed=state.seed, chain_offset=state.chain_offset, scale=self.scale,
-            norm_sum=self._norm_sum, backend=self.backend, **clamp,
-        )  # fmt: skip
-
     def _noise_first(self, num_steps: int) -> None:
         # Noise of step k+1 rides on the gradient step of step k. A 16-bit state would be rounded once less than where
         # a record lies between the two, so there the passes stay apart and the chain is the same either way.
         fuse = self.state.x.itemsize >= 4
-        if fuse and self._is_plain():
-            self._unchanging(num_steps)
+        if fuse and self._unchanging(num_steps):
             return
         following = self._coefficients(0)
         self._update(None, *following, 0, **self.clamp_noise)
@@ -349,7 +362,7 @@ class LangevinTransition(Transition):
                 self._update(None, *following, k + 1, **self.clamp_noise)
 
 
-_NUMBERS = (float, int, type(None))
+_NUMBERS = frozenset((float, int, type(None)))
 _made_before = functools.lru_cache(maxsize=64, typed=True)(Langevin)  # checking eleven arguments costs a third of a short call
 
 
@@ -396,9 +409,10 @@ def langevin_(
     Example: IGEBM's loop is `langevin_(x, energy, num_steps=60, step_size=10.0, noise_std=0.005, order="noise",
     grad_clip=0.01, clamp=(0, 1))`.
     """
-    numbers = (step_size, noise_std, temperature, grad_clip, grad_clip_norm, momentum, prior_precision, *(clamp or ()))
-    plain = preconditioner is None and type(order) is type(clamp_after) is str and type(clamp) in (tuple, type(None))
-    make = _made_before if plain and all(type(value) in _NUMBERS for value in numbers) else Langevin
+    ends = clamp if type(clamp) is tuple else ()
+    numbers = (step_size, noise_std, temperature, grad_clip, grad_clip_norm, momentum, prior_precision, *ends)
+    plain = preconditioner is None and type(order) is type(clamp_after) is str and (clamp is None or type(clamp) is tuple)
+    make = _made_before if plain and _NUMBERS.issuperset(map(type, numbers)) else Langevin
     sampler = make(step_size, noise_std, temperature, order, clamp, clamp_after, grad_clip, grad_clip_norm, momentum,
                    prior_precision, preconditioner)  # fmt: skip
     seed = fresh_seed(generator) if seed is None else seed

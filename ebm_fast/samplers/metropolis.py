@@ -11,17 +11,17 @@ from torch import Tensor
 
 from ..engine.energy import EnergyFunction
 from ..engine.state import ChainState
-from ..ops.metropolis import metropolis_
+from ..ops.metropolis import metropolis_, metropolis_steps
 from ..ops.noise import normal_, uniform_
-from ..ops.proposal import propose_
+from ..ops.proposal import propose_steps
 from .accept import AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
-from .base import Transition, check_event, check_positive, stacked
+from .base import Transition, changed, check_event, check_positive, stacked
 
 Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RandomWalkMetropolis(AcceptRejectSampler):
     """x' = x + tau sigma z;  accepted with probability min(1, exp((E(x) - E(x')) / T)).
 
@@ -77,17 +77,23 @@ class RandomWalkTransition(AcceptReject):
         }  # fmt: skip
 
     def new_mass(self) -> None:
-        """Nothing depends on the scale beyond the next proposal."""
+        self._bound = None
 
     def scale(self) -> Tensor | None:
         adapted = super().scale()
         return self._given if adapted is None else adapted
 
+    def bind(self, c: dict[str, Any]) -> Any:
+        x, q, stream = self.state.x, self.proposal, self.stream()
+        return (
+            propose_steps(x, proposal=q, drift=c["drift"], scale=self.scale(), purpose="proposal", **stream),
+            metropolis_steps(x, q, self.state.extra["energy"], beta=c["beta"], counters=self.counters, **stream),
+        )
+
     def propose(self, k: int, age: int) -> None:
-        state, c, counter = self.state, self.coefficients(age), self.counter(k)
-        propose_(state.x, proposal=self.proposal, drift=c["drift"], scale=self.scale(), purpose="proposal", **counter)
-        metropolis_(state.x, self.proposal, state.extra["energy"], self.energy.value(self.proposal), beta=c["beta"],
-                    counters=self.counters, **counter)  # fmt: skip
+        move, decide = self.bound(self.coefficients(age))
+        move(None, self.place(k))
+        decide(self.energy.value(self.proposal), None, self.place(k))
 
 
 class ProposalNoise:
@@ -122,7 +128,7 @@ class ProposalNoise:
 Proposal = Callable[[Tensor, ProposalNoise], "Tensor | tuple[Tensor, Tensor]"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MetropolisHastings(AcceptRejectSampler):
     """x' ~ q(. | x);  accepted with probability min(1, exp((E(x) - E(x')) / T) q(x | x') / q(x' | x)).
 
@@ -174,18 +180,20 @@ class MetropolisHastingsTransition(AcceptReject):
             raise ValueError(f"propose must return the log ratio with shape ({n},), one number per chain, got {got}")
         if proposal.data_ptr() == state.x.data_ptr():
             raise ValueError("propose changed x in place; return a new tensor")
-        proposal = proposal.contiguous()
+        self.decide(proposal.contiguous(), None if ratio is None else ratio.double().contiguous(), age, counter)
+
+    def decide(self, proposal: Tensor, log_ratio: Tensor | None, age: int, counter: dict[str, Any]) -> None:
+        state = self.state
         metropolis_(state.x, proposal, state.extra["energy"], self.energy.value(proposal), beta=self.coefficients(age)["beta"],
-                    log_ratio=None if ratio is None else ratio.double().contiguous(), counters=self.counters,
-                    **counter)  # fmt: skip
+                    log_ratio=log_ratio, counters=self.counters, **counter)  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IndependenceMetropolis(AcceptRejectSampler):
     """x' ~ q, whatever x is;  accepted with probability min(1, exp((E(x) - E(x')) / T) q(x) / q(x')).
 
     Good where q is close to the target and has heavier tails; the acceptance is then near 1 and successive states nearly
-    independent.
+    independent. A step evaluates E and log q once: those of the present state are carried.
 
     Args:
         draw: function noise -> x' (n, *event), from `noise.normal()` and `noise.uniform()`, see `ProposalNoise`.
@@ -223,12 +231,51 @@ class IndependenceMetropolis(AcceptRejectSampler):
 
     def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
                    rng: Tensor | None) -> Transition:  # fmt: skip
-        def propose(x: Tensor, noise: ProposalNoise) -> tuple[Tensor, Tensor]:
-            proposal = self.draw(noise)
-            if not isinstance(proposal, Tensor) or proposal.shape != x.shape:
-                got = str(tuple(proposal.shape)) if isinstance(proposal, Tensor) else type(proposal).__name__
-                raise ValueError(f"draw must return states of shape {tuple(x.shape)}, got {got}")
-            return proposal, self.log_prob(x) - self.log_prob(proposal)
+        return IndependenceTransition(self, energy, state, backend=backend, rng=rng)
 
-        inner = MetropolisHastings(propose, self.temperature)
-        return MetropolisHastingsTransition(inner, energy, state, backend=backend, rng=rng)
+
+class IndependenceTransition(MetropolisHastingsTransition):
+    """log q of the present state is carried along: a step evaluates q once, and E once."""
+
+    carries_besides = frozenset({"log_proposal"})
+
+    def __init__(self, sampler: IndependenceMetropolis, energy: EnergyFunction, state: ChainState, *, backend: str | None,
+                 rng: Tensor | None) -> None:  # fmt: skip
+        super().__init__(sampler, energy, state, backend=backend, rng=rng)
+        if "log_proposal" not in state.extra:
+            x = state.x
+            state.extra["log_proposal"] = self._log_prob(x) if x.numel() else x.new_zeros(x.shape[0], dtype=torch.float64)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            value = self.sampler.log_prob(x)
+        if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+            got = str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"log_prob must return shape ({x.shape[0]},), one number per chain, got {got}")
+        return value.detach().to(torch.float64, copy=True)
+
+    def restart(self) -> None:
+        super().restart()
+        if self.state.x.numel():
+            self.exchanged()
+
+    def renew(self) -> None:
+        super().renew()
+        if self.state.x.numel():
+            known, anew = self.state.extra["log_proposal"], self._log_prob(self.state.x)
+            if changed(anew, known):
+                known.copy_(anew)
+
+    def exchanged(self) -> None:
+        self.state.extra["log_proposal"].copy_(self._log_prob(self.state.x))
+
+    def propose(self, k: int, age: int) -> None:
+        x, known, counter = self.state.x, self.state.extra["log_proposal"], self.counter(k)
+        with torch.no_grad():
+            proposal = self.sampler.draw(ProposalNoise(x, counter))
+        if not isinstance(proposal, Tensor) or proposal.shape != x.shape or proposal.dtype != x.dtype:
+            got = f"{tuple(proposal.shape)}, {proposal.dtype}" if isinstance(proposal, Tensor) else type(proposal).__name__
+            raise ValueError(f"draw must return states of shape {tuple(x.shape)}, {x.dtype}, got {got}")
+        offered, before = self._log_prob(proposal), self.counters[:, 1].clone()
+        self.decide(proposal.contiguous(), known - offered, age, counter)
+        torch.where(self.counters[:, 1] > before, offered, known, out=known)

@@ -14,12 +14,11 @@ from torch import Tensor
 from ..engine.energy import Energy, EnergyFunction
 from ..engine.state import ChainState, StepInfo, no_divergence
 from ..ops import checks
-from ..ops.noise import fresh_seed
 from ..ops.swap import swap_
-from .base import Sampler, Transition, check_tempered
+from .base import Sampler, Transition, check_tempered, started
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReplicaExchange(Sampler):
     """r replicas of every chain at inverse temperatures 1 = b_1 > ... > b_r; after every `swap_every` steps of the inner sampler,
     neighbours i, i + 1 change places with probability min(1, exp((b_i - b_{i+1}) (E_i - E_{i+1}))), even and odd pairs in turn.
@@ -93,17 +92,15 @@ class ReplicaExchange(Sampler):
     def check_ages(self, first: int, last: int) -> None:
         self.sampler.check_ages(first, last)
 
-    def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0) -> ChainState:
+    def init(self, energy: Energy, x: Tensor, seed: int | None = None, *, warmup: int = 0, step: int = 0,
+             chain_offset: int = 0) -> ChainState:  # fmt: skip
         """The state of chains whose replicas all start at x # (n, *event)."""
         x = x.detach().contiguous() if isinstance(x, Tensor) else x
         self.check_start(x)
-        if type(warmup) is not int or warmup < 0:
-            raise ValueError(f"warmup must be an int of at least 0, got {warmup!r}")
-        seed = fresh_seed() if seed is None else seed
         n, r = x.shape[0], len(self.betas)
         all_x = x.unsqueeze(1).expand(n, r, *x.shape[1:]).contiguous()
         extra = {"labels": torch.arange(r, device=x.device).repeat(n, 1)}
-        return ChainState(all_x, seed, warmup_until=warmup, divergence_step=no_divergence(all_x), extra=extra)
+        return started(x, all_x, seed, warmup, step, chain_offset, extra)
 
     def transition(self, energy: EnergyFunction, state: ChainState, *, backend: str | None, guard: bool, track: bool,
                    rng: Tensor | None) -> Transition:  # fmt: skip
@@ -160,6 +157,7 @@ class ReplicaTransition(Transition):
                       grad=None if grad is None else grad.view(state.x.shape), labels=state.extra["labels"],
                       counters=self.counters, seed=state.seed, step=state.step - 1, chain_offset=state.chain_offset,
                       backend=self.backend)  # fmt: skip
+                self.inner.exchanged()
                 self.tried[parity] += 1
         if state.divergence_step is not None:
             frozen = state.extra["replica_divergence"].view(self.n, self.r)

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..engine.energy import EnergyFunction
 from ..engine.state import ChainState, StepInfo, no_divergence
 from ..ops import checks
-from ..ops.baoab import baoab_
-from ..ops.guard import guard_
+from ..ops.baoab import baoab_steps
+from ..ops.guard import guard_steps
 from ..ops.leapfrog import leapfrog_
 from ..ops.noise import normal_
 from ..ops.norm import event_norm
@@ -33,7 +33,7 @@ from .base import (
 from .langevin import mean_norm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UnderdampedLangevin(Sampler):
     """dx = M^-1 p dt, dp = -grad E dt - friction p dt + sqrt(2 friction T M) dW, by BAOAB: half kick, half drift, friction and
     noise (p <- c p + sqrt((1 - c^2) T) z, c = exp(-friction e)), half drift, half kick.
@@ -117,11 +117,12 @@ class UnderdampedTransition(Transition):
             self.spread = math.sqrt(-math.expm1(-2.0 * sampler.friction * step))
         self._norm_sum = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) if track else None
         self._active = ~state.diverged if guard else None
+        self._bound: Any = None
         self.reset_stats()
 
     def _evaluate(self) -> tuple[Tensor, Tensor]:
         energy, grad = self.energy.value_and_grad(self.state.x)
-        return energy.to(self.state.x.dtype), grad
+        return energy if energy.dtype is self.state.x.dtype else energy.to(self.state.x.dtype), grad
 
     def _begin(self, draw: bool) -> None:
         state, extra = self.state, self.state.extra
@@ -194,22 +195,14 @@ class UnderdampedTransition(Transition):
         state, extra = self.state, self.state.extra
         if state.x.numel() and num_steps:
             kicks, kept = 1, {name: extra[name] for name in ("energy", "grad")}
+            first = 0 if self.rng is not None else state.step
             for k in range(num_steps):
-                noise_std = self._noise_std(state.age + k)
-                if self.guard or self.track:
-                    looked: dict[str, Any] = {}
-                    if self.guard:
-                        looked = {"energy": extra["energy"], "divergence_step": state.divergence_step, "active": self._active,
-                                  "momentum": extra["momentum"], "step_size": self.sampler.step_size, "noise_std": noise_std,
-                                  "stretch": self._stretch, "kinetic": True}  # fmt: skip
-                    guard_(state.x, extra["grad"], norm_sum=self._norm_sum, step=k if self.rng is not None else state.step + k,
-                           rng=self.rng, backend=self.backend, **looked)  # fmt: skip
-                counter: dict[str, Any] = {"seed": state.seed, "step": state.step + k}
-                if self.rng is not None:
-                    counter = {"seed": 0, "step": k, "rng": self.rng}
-                baoab_(state.x, extra["momentum"], extra["grad"], kick=self.half, drift=self.half, persistence=self.persistence,
-                       noise_std=noise_std, kicks=kicks, scale=self.scale, active=self._active, chain_offset=state.chain_offset,
-                       backend=self.backend, **counter)  # fmt: skip
+                if self._bound is None or self.sampler.has_schedule():
+                    self._bound = self._bind(self._noise_std(state.age + k))
+                move, look = self._bound
+                if look is not None:
+                    look(extra["grad"], extra["energy"] if self.guard else None, first + k)
+                move(extra["grad"], kicks, first + k)
                 extra["energy"], extra["grad"] = self._evaluate()
                 self.gradients += 1
                 kicks = 2
@@ -221,6 +214,23 @@ class UnderdampedTransition(Transition):
             self.rng[1].add_(num_steps)
         state.step += num_steps
         state.age += num_steps
+
+    def _bind(self, noise_std: Any) -> tuple[Callable[..., None], Callable[..., None] | None]:
+        """B, A, O and A of a step, and the guard; their checks are made here, once."""
+        state, p = self.state, self.state.extra["momentum"]
+        move = baoab_steps(
+            state.x, p, kick=self.half, drift=self.half, persistence=self.persistence, noise_std=noise_std, scale=self.scale,
+            active=self._active, seed=state.seed if self.rng is None else 0, chain_offset=state.chain_offset, rng=self.rng,
+            backend=self.backend,
+        )  # fmt: skip
+        looked: dict[str, Any] = {}
+        if self.guard:
+            looked = {"divergence_step": state.divergence_step, "active": self._active, "momentum": p,
+                      "step_size": self.sampler.step_size, "noise_std": noise_std, "stretch": self._stretch,
+                      "kinetic": True}  # fmt: skip
+        elif self._norm_sum is None:
+            return move, None
+        return move, guard_steps(state.x, norm_sum=self._norm_sum, rng=self.rng, backend=self.backend, **looked)
 
     def chain_plan(self, num_steps: int) -> dict[str, Any]:
         state, extra = self.state, self.state.extra

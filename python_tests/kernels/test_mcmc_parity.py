@@ -33,6 +33,9 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "trajectory, steps on the device": {"proposal": True, "momentum": True, "grad": True, "kick_at": "0", "drift_at": "n"},
         "all": {"proposal": True, "grad": True, "kinetic": True, "scale": True, "kick_at": "n", "drift_at": "0", "rng": True}
         | REFRESHED | {"persistence_at": "n", "fresh_at": "n"},
+        "factor": {"momentum": True, "factor": True},
+        "factor, trajectory": dict.fromkeys(("proposal", "momentum", "grad", "kinetic", "factor", "rng"), True)
+        | {"kick_at": "n", "drift_at": "0"},
     },
     "leapfrog_": {
         "plain": {},
@@ -124,6 +127,16 @@ def test_shapes(name, dtype, op, device):
         check(op, name, FORMS[name]["all"], shape, dtype, device)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_factors_of_any_size(dtype, op, device):
+    """One element, threads or tiles that are filled and that are not, and the largest."""
+    native = op("propose_").__module__ != "ebm_fast.kernels.proposal"
+    if dtype == torch.float64 and not native:
+        pytest.skip("that product is the library's, see ops/proposal.py")
+    for shape in [(1,), (5, 2), (9, 16), (70, 31), (3, 8, 8), (17, 127), *([(9, 256)] if native else [])]:
+        check(op, "propose_", FORMS["propose_"]["factor, trajectory"], shape, dtype, device)
+
+
 @pytest.mark.parametrize("name", ["leapfrog_", "baoab_", "propose_", "metropolis_"])
 def test_float64_keeps_its_coefficients(name, op, device):
     numbers = {"kick": 0.1, "drift": 1.0 / 3.0}
@@ -145,7 +158,7 @@ def test_a_cuda_thread_and_a_lane_of_the_cpu_compute_the_same_bits(name, cuda_on
             for key, value in lane.items():
                 if isinstance(value, torch.Tensor):  # sums are in float64, in an order of their own
                     bound = 1e-13 if key in ("kinetic", "counters", "norm_sum") else 0.0
-                    torch.testing.assert_close(thread[key], value, rtol=bound, atol=bound)
+                    torch.testing.assert_close(thread[key], value, rtol=bound, atol=bound, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", ["propose_", "metropolis_", "swap_"])

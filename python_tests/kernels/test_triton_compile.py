@@ -41,6 +41,7 @@ LEAPFROG = {"scale": True, "kick_at": "n", "drift_at": "n"}
 BAOAB = LEAPFROG | {"persistence_at": "n", "noise_std_at": "n", "active": torch.uint8, "rng": True, "kicks": 2}
 TRAJECTORY = LEAPFROG | {"proposal": True, "momentum": True, "grad": True, "kinetic": True, "persistence": 0.5, "rng": True}
 TRAJECTORY |= {"persistence_at": "n", "fresh_at": "n"}
+FACTOR = dict.fromkeys(("proposal", "momentum", "grad", "kinetic", "factor", "rng"), True) | {"kick_at": "n", "drift_at": "n"}
 METROPOLIS = dict.fromkeys(("grad", "proposal_grad", "momentum", "momentum_before", "kinetic", "scale", "log_ratio"), True)
 METROPOLIS |= {"counters": True, "kick_at": "n", "beta_at": "n", "rng": True}
 GUARD = dict.fromkeys(("momentum", "energy", "divergence_step", "norm_sum", "rng"), True)
@@ -80,6 +81,8 @@ CASES = {
     "trajectory float64, options, odd events": Case("propose_", (64, 9), F64, TRAJECTORY, 64, True),
     "trajectory float64, options, long events": Case("propose_", LONG, F64, TRAJECTORY, 128, True),
     "trajectory float64, options, long odd events": Case("propose_", (2**17, 40001), F64, TRAJECTORY, 64, True),
+    "factor float32": Case("propose_", WHOLE, F32, {"momentum": True, "factor": True}, 32, True),
+    "factor float32, options, odd events": Case("propose_", (2**22, 127), F32, FACTOR, 64, True),
     "metropolis float32, random walk": Case("metropolis_", (64, 10), F32, {"kick": 0.0}, 32),
     "metropolis float32, options": Case("metropolis_", WHOLE, F32, METROPOLIS, 128, True),
     "metropolis float64, options, one element": Case("metropolis_", (64,), F64, METROPOLIS, 64, True),

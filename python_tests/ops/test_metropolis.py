@@ -165,6 +165,8 @@ def bad(**changes: Any) -> dict[str, Any]:
         ({"grad": torch.zeros(4, 3)}, ValueError, "grad needs proposal_grad"),
         ({"momentum_before": torch.zeros(4, 3)}, ValueError, "momentum_before needs momentum"),
         ({"kick": 0.1, "momentum": torch.zeros(4, 3)}, ValueError, "kick needs momentum and proposal_grad"),
+        ({"inverse_factor": torch.eye(2), "momentum": torch.zeros(4, 3)}, ValueError, r"inverse_factor must be .* \(3, 3\)"),
+        ({"inverse_factor": torch.eye(3)}, ValueError, "inverse_factor needs momentum"),
         ({"kinetic": torch.zeros(4)}, ValueError, "kinetic must be .*torch.float64"),
         ({"log_ratio": torch.zeros(4, 1, dtype=torch.float64)}, ValueError, "log_ratio must be"),
         ({"counters": torch.zeros(4, 4, dtype=torch.float64)}, ValueError, r"counters must be .*shape \(4, 5\), torch.float64"),
@@ -197,11 +199,25 @@ def test_empty_states():
         assert (energy == -1.0).all()
 
 
+def test_inverse_factor_whitens_a_velocity(backend, device):
+    for dtype in DTYPES:
+        case = arguments("trajectory, kicked before", (63, 5), dtype, device)
+        factor = torch.linspace(0.2, 1.4, 25, dtype=dtype, device=device).view(5, 5).triu()
+        velocity = case["momentum"] @ factor
+        given = {name: t.clone() if isinstance(t, torch.Tensor) else t for name, t in case.items()}
+        given |= {"momentum": velocity, "inverse_factor": torch.linalg.inv(factor).contiguous()}
+        ef.ops.metropolis_(backend=backend, **given)
+        ef.ops.metropolis_(backend=backend, **case)
+        assert torch.equal(given["momentum"], velocity)  # only read
+        for name in ("x", "energy", "counters"):
+            torch.testing.assert_close(given[name], case[name], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("form", ["trajectory", "all"])
 def test_opcheck(form, device):
     case = arguments(form, (6, 5), torch.float32, device)
     at = [case[name] if isinstance(case[name], torch.Tensor) else None for name in ("kick", "beta")]
     names = ("x", "proposal", "energy", "proposal_energy", "grad", "proposal_grad", "momentum", "momentum_before", "kinetic",
-             "scale", "log_ratio", "counters")  # fmt: skip
+             "scale", "inverse_factor", "log_ratio", "counters")  # fmt: skip
     args = (*(case.get(name) for name in names), *at, None, 0.1, 0.2, 10.0, 2, 1, 2, 3, "auto")
     torch.library.opcheck(torch.ops.ebm_fast.metropolis_.default, args)

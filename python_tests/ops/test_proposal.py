@@ -29,7 +29,13 @@ FORMS: dict[str, dict[str, Any]] = {
     "all": {"outputs": "proposal momentum kinetic", "grad": True, "kick": "n", "drift": "0", "scale": True, "persistence": 0.6},
     "all, kick on the device": {"outputs": "proposal momentum", "grad": True, "kick": "0", "drift": "n", "scale": True,
                                 "persistence": "0"},
+    "factor": {"outputs": "momentum", "factor": True},
+    "factor, random walk": {"outputs": "x", "factor": True, "drift": "n", "purpose": "proposal"},
+    "factor, trajectory": {"outputs": "proposal momentum kinetic", "grad": True, "kick": 0.05, "drift": 0.1, "factor": True},
+    "factor, a step a chain": {"outputs": "proposal kinetic", "grad": True, "kick": "n", "drift": "0", "factor": True},
 }  # fmt: skip
+# With a factor: beside tiles of few and many short events, columns that fill registers and that do not, and one for the library
+FACTOR_SHAPES = [(1, 1), (63, 5), (7, 3, 5), (1000, 2), (300, 1), (1000,), (40, 33), (5, 64), (530, 100), (3, 1000), (2, 1030)]
 
 
 def arguments(form: str, shape: tuple[int, ...], dtype: torch.dtype, device: str) -> dict[str, Any]:
@@ -39,6 +45,9 @@ def arguments(form: str, shape: tuple[int, ...], dtype: torch.dtype, device: str
         case["grad"] = draw.normal()
     if options.get("scale"):
         case["scale"] = draw.positive(shape[1:])
+    if options.get("factor"):
+        d = torch.Size(shape[1:]).numel()
+        case["factor"] = (draw.normal((d, d)) / d**0.5).masked_fill_(torch.ones(d, d, device=device).tril(-1) > 0, math.nan)
     case["kick"], case["drift"] = (draw.coefficient(options.get(name, 0.0)) for name in ("kick", "drift"))
     case["persistence"] = draw.coefficient(options.get("persistence", 0.0))
     case["purpose"] = options.get("purpose", "momentum")
@@ -55,7 +64,7 @@ def arguments(form: str, shape: tuple[int, ...], dtype: torch.dtype, device: str
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", FORMS)
 def test_parity_with_the_reference(form, dtype, backend, device):
-    for shape in SHAPES:
+    for shape in FACTOR_SHAPES if "factor" in form else SHAPES:
         fast, truth = (arguments(form, shape, dtype, where) for where in (device, "cpu"))
         ef.ops.propose_(backend=backend, **fast)
         ef.ops.propose_(backend="reference", **truth)
@@ -76,11 +85,25 @@ def test_formula_by_hand():
     torch.testing.assert_close(proposal, x + 0.2 * scale * p, rtol=1e-14, atol=1e-14)
 
 
-@pytest.mark.parametrize("form", ["trajectory", "all"])
+def test_formula_of_a_factor_by_hand():
+    draw = Drawn((50, 7), torch.float64, "cpu")
+    x, grad, root = draw.normal(), draw.normal(), draw.normal((7, 7)).tril()
+    proposal, momentum, kinetic = torch.empty_like(x), torch.empty_like(x), torch.empty(50, dtype=torch.float64)
+    ef.ops.propose_(x, proposal=proposal, momentum=momentum, kinetic=kinetic, grad=grad, factor=root.T.contiguous(), kick=0.1,
+                    drift=0.2, seed=3, step=9, backend="reference")  # fmt: skip
+    z = ef.ops.normal_(torch.empty_like(x), seed=3, step=9, purpose="momentum", backend="reference")
+    torch.testing.assert_close(kinetic, 0.5 * (z * z).sum(1), rtol=1e-14, atol=0.0)
+    v = torch.stack([root @ row for row in z]) - 0.1 * grad
+    torch.testing.assert_close(momentum, v, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(proposal, x + 0.2 * v, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("form", ["trajectory", "all", "factor, trajectory"])
 def test_a_chain_is_the_same_in_any_batch_and_on_any_number_of_threads(form, backend, device):
-    for shape in [(40, 33), (40, 3), (600, 30), (3, 40000), (2, 70001)]:
+    for shape in [(40, 33), (40, 3), (600, 30), *([(70, 300)] if "factor" in form else [(3, 40000), (2, 70001)])]:
         whole = arguments(form, shape, torch.float32, device)
-        parts = [chains_of(arguments(form, shape, torch.float32, device), a, b) for a, b in ((0, 1), (1, 2), (2, shape[0]))]
+        parts = [chains_of(arguments(form, shape, torch.float32, device), a, b, ("scale", "factor"))
+                 for a, b in ((0, 1), (1, 2), (2, shape[0]))]  # fmt: skip
         for threads, cases in ((1, [whole]), (2, parts)):
             torch.set_num_threads(threads)
             for case in cases:
@@ -117,6 +140,9 @@ def test_what_is_not_finite_stays_in_its_chain(backend, device):
         ({"momentum": torch.zeros(3, 4).t()}, ValueError, "momentum must be contiguous"),
         ({"grad": 3}, TypeError, "grad must be a tensor"),
         ({"scale": torch.ones(4)}, ValueError, r"scale must be a contiguous tensor of shape \(3,\)"),
+        ({"factor": torch.ones(3)}, ValueError, r"factor must be a contiguous tensor of shape \(3, 3\)"),
+        ({"factor": torch.eye(3), "scale": torch.ones(3)}, ValueError, "scale .diagonal. or factor .dense., not both"),
+        ({"factor": torch.eye(3), "persistence": 0.5, "momentum": torch.zeros(4, 3)}, ValueError, "no persistence, got 0.5"),
         ({"kinetic": torch.zeros(4)}, ValueError, r"kinetic must be a contiguous tensor of shape \(4,\), torch.float64"),
         ({"kick": math.nan}, ValueError, "kick must be a finite number"),
         ({"drift": torch.zeros(3)}, ValueError, r"drift must be a number or a tensor of shape \(\) or \(4,\)"),
@@ -151,10 +177,10 @@ def test_empty_states():
         assert (kinetic == 0.0).all()
 
 
-@pytest.mark.parametrize("form", ["trajectory", "all"])
+@pytest.mark.parametrize("form", ["trajectory", "all", "factor, trajectory"])
 def test_opcheck(form, device):
     case = arguments(form, (6, 5), torch.float32, device)
     at = [case[name] if isinstance(case[name], torch.Tensor) else None for name in ("kick", "drift")]
-    args = (case["x"], case["proposal"], torch.zeros_like(case["x"]), case["grad"], case.get("scale"), case["kinetic"], *at, None,
-            None, None, 0.1, 0.2, case["persistence"], 0.8, 3, 1, 2, 3, "auto")  # fmt: skip
+    args = (case["x"], case["proposal"], torch.zeros_like(case["x"]), case["grad"], case.get("scale"), case.get("factor"),
+            case["kinetic"], *at, None, None, None, 0.1, 0.2, case["persistence"], 0.8, 3, 1, 2, 3, "auto")  # fmt: skip
     torch.library.opcheck(torch.ops.ebm_fast.propose_.default, args)

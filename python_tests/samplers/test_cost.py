@@ -60,6 +60,14 @@ STEPS = {
     "random walk": (ef.RandomWalkMetropolis(0.3), {"propose_": 1, "metropolis_": 1}),
     "mala": (ef.MALA(0.1), {"propose_": 1, "metropolis_": 1}),
     "hmc": (ef.HMC(0.1, 7), {"propose_": 1, "leapfrog_": 6, "metropolis_": 1}),
+    "ghmc": (ef.GHMC(0.1, num_leapfrog=3), {"propose_": 1, "leapfrog_": 3, "metropolis_": 1}),
+    "dense hmc": (ef.HMC(0.1, 7, inverse_mass=torch.eye(3) + 0.1),
+                  {"propose_": 1, "leapfrog_": 7, "metropolis_": 1, "aten::mm": 8}),
+    "dense mala": (ef.MALA(0.1, preconditioner=torch.eye(3) + 0.1),
+                   {"propose_": 1, "leapfrog_": 1, "metropolis_": 1, "aten::mm": 2}),
+    "independence": (ef.IndependenceMetropolis(lambda noise: noise.normal(), lambda x: x[:, 0]),
+                     {"noise_": 1, "metropolis_": 1, "aten::sub": 1}
+                     | dict.fromkeys(("aten::_to_copy", "aten::clone", "aten::gt", "aten::where"), 1)),
     "langevin": (ef.Langevin(0.1), {"guard_": 1, "langevin_step_": 1}),
     "noise first": (ef.Langevin(0.1, order="noise", grad_clip=1.0), {"guard_": 1, "langevin_step_": 1}),
     "heavy ball": (ef.Langevin(0.1, momentum=0.9, prior_precision=0.1), {"guard_": 1, "langevin_step_": 1}),
@@ -67,8 +75,8 @@ STEPS = {
     "underdamped": (ef.UnderdampedLangevin(0.1), {"guard_": 1, "baoab_": 1}),
     "replicas of mala": (ef.ReplicaExchange(ef.MALA(0.1), (1.0, 0.5)), {"propose_": 1, "metropolis_": 1, "swap_": 1}),
 }
-# Of a recorded row: its copies, and what a momentum's last half kick and energy cost
-ROWS = {"underdamped": 9, "noise first": 1, "replicas of mala": 8}
+# Of a recorded row: its copies, what a momentum's last half kick and energy cost; of GHMC's 50 steps, copies of x and of p
+ROWS = {"ghmc": 100, "underdamped": 9, "noise first": 1, "replicas of mala": 8}
 
 
 @pytest.mark.parametrize("name", STEPS)

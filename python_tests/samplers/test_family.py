@@ -130,7 +130,8 @@ def test_double_precision_no_chains_and_half(name):
     [
         (ef.RandomWalkMetropolis(0.4), 1, 1), (ef.MetropolisHastings(lambda x, noise: x + noise.normal()), 1, 1),
         (ef.MALA(0.1), 1, 1), (ef.HMC(0.1, 1), 1, 1), (ef.HMC(0.1, 7), 1, 7), (ef.GHMC(0.1, num_leapfrog=3), 1, 3),
-        (ef.UnderdampedLangevin(0.1), 1, 1), (ef.Langevin(0.1), 0, 1),
+        (ef.UnderdampedLangevin(0.1), 1, 1), (ef.Langevin(0.1), 0, 1), (ef.IndependenceMetropolis.gaussian(0.0, 1.2), 1, 1),
+        (ef.HMC(0.1, 7, inverse_mass=torch.eye(3) + 0.1), 1, 7), (ef.MALA(0.1, preconditioner=torch.eye(3) + 0.1), 1, 1),
         (ef.ReplicaExchange(ef.HMC(0.1, 4), (1.0, 0.5)), 1, 4), (ef.ReplicaExchange(ef.Langevin(0.1), (1.0, 0.5)), 1, 1),
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from samplers.family import Counting, adaptive, blurred, bowl
+from samplers.family import NAMES, Counting, adaptive, blurred, bowl, family
 
 import ebm_fast as ef
 
@@ -74,3 +74,82 @@ def test_an_own_loop_adapts_as_a_run_does(name):
         state, info = sampler.step(bowl, state)
     assert torch.equal(state.x, run.state.x)
     assert info.acceptance.shape == (8,)
+
+
+@pytest.mark.parametrize("sampler", [ef.Langevin(0.05), ef.HMC(0.2, 2), ef.ReplicaExchange(ef.MALA(0.1), (1.0, 0.5)),
+                                     ef.SimulatedAnnealing(ef.GHMC(0.1), lambda age: 1.0 + age)],
+                         ids=lambda sampler: type(sampler).__name__)  # fmt: skip
+def test_an_own_loop_takes_offset_step_and_condition(sampler):
+    def energy(x, centre):
+        return 0.5 * (x - centre).square().sum(1)
+
+    condition = {"centre": start(8) + 1.0}
+    run = ef.sample(energy, sampler, start(8), num_steps=12, seed=3, step=2**33, chain_offset=70, condition=condition)
+    state = sampler.init(energy, start(8), seed=3, step=2**33, chain_offset=70)
+    for _ in range(12):
+        state, _ = sampler.step(energy, state, condition=condition)
+    assert torch.equal(state.x, run.state.x)
+    assert (state.step, state.age, state.chain_offset) == (2**33 + 12, 12, 70)
+    with pytest.raises(ValueError, match="chain_offset must be in"):
+        sampler.init(energy, start(8), seed=3, chain_offset=-1)
+    with pytest.raises(TypeError, match="condition must be a dict"):
+        sampler.step(energy, state, condition=[1.0])
+
+
+def test_equality_and_hash_are_by_value():
+    for name in NAMES:
+        one, same, other = family((3,))[name][0], family((3,))[name][0], family((4,))[name][0]
+        plain = name not in ("hmc, schedule", "simulated annealing, hmc", "independence")  # which hold functions of their own
+        assert (one == same) is plain, name
+        assert one != "a sampler", name
+        assert (hash(one) == hash(same)) is plain, name
+        assert (one == other) is (plain and not any(w in name for w in ("scaled", "diagonal", "dense", "preconditioned"))), name
+    mass = torch.tensor([1.0, 2.0])
+    assert ef.HMC(0.1, inverse_mass=mass) == ef.HMC(0.1, inverse_mass=mass.clone())
+    for unlike in (mass + 1.0, mass.double(), mass[:1], None):
+        assert ef.HMC(0.1, inverse_mass=mass) != ef.HMC(0.1, inverse_mass=unlike)
+    assert ef.MALA(0.1) != ef.HMC(0.1)
+    assert len({ef.MALA(0.1), ef.MALA(0.1), ef.MALA(torch.tensor(0.1)), ef.MALA((0.1, 0.2))}) == 3
+
+
+def test_log_q_is_carried():
+    """One evaluation of q and one of E a step; a resumed chain, one whose states moved without it, and an old state are right."""
+    counts = {"q": 0}
+
+    def log_q(x):
+        counts["q"] += 1
+        return -0.5 * (x / 1.5).square().sum(1)
+
+    energy, sampler = Counting(), ef.IndependenceMetropolis(lambda noise: 1.5 * noise.normal(), log_q)
+    whole = ef.sample(energy, sampler, start(), num_steps=20, seed=3)
+    assert (counts["q"], energy.calls) == (21, 21)
+    first = ef.sample(energy, sampler, start(), num_steps=7, seed=3).state
+    counts["q"] = energy.calls = 0
+    rest = ef.sample(energy, sampler, resume=first, num_steps=13)
+    assert (counts["q"], energy.calls) == (14, 14)  # one each looks whether they are still what they were
+    assert torch.equal(rest.samples, whole.samples[7:])
+    old = first.clone()
+    del old.extra["log_proposal"]
+    assert torch.equal(ef.sample(energy, sampler, resume=old, num_steps=13).samples, whole.samples[7:])
+    torch.testing.assert_close(rest.state.extra["log_proposal"].float(), log_q(rest.final))
+    moved = ef.sample(energy, ef.RandomWalkMetropolis(0.5), resume=first, num_steps=5).state
+    state, _ = sampler.step(energy, moved)
+    state, _ = sampler.step(energy, state)
+    torch.testing.assert_close(state.extra["log_proposal"].float(), log_q(state.x))
+    replicas = ef.sample(energy, ef.ReplicaExchange(sampler, (1.0, 0.3)), start(), num_steps=9, seed=1).state
+    assert (replicas.extra["labels"] != torch.arange(2)).any()
+    torch.testing.assert_close(replicas.extra["log_proposal"].float(), log_q(replicas.x.view(-1, 3)))
+
+
+@pytest.mark.parametrize("make", [lambda m: ef.HMC(0.4, 3, inverse_mass=m), lambda m: ef.MALA(0.1, preconditioner=m)],
+                         ids=["hmc", "mala"])  # fmt: skip
+def test_a_dense_mass_is_a_change_of_coordinates(make):
+    """x = R y of M^-1 = R R': the chain of E is that of E(R y) with unit mass, from the same seed, whoever computes it."""
+    root = torch.tensor([[1.2, 0.0, 0.0], [-0.7, 0.9, 0.0], [0.3, 0.4, 0.5]], dtype=torch.float64)
+    x0 = start(40).double()
+    for strategy in ("step", "reference"):
+        dense = ef.sample(bowl, make(root @ root.T), x0 @ root.T, num_steps=30, seed=3, strategy=strategy)
+        unit = ef.sample(lambda y: bowl(y @ root.T), make(None), x0, num_steps=30, seed=3, strategy=strategy)
+        torch.testing.assert_close(dense.samples, unit.samples @ root.T, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(dense.stats.hamiltonian, unit.stats.hamiltonian, rtol=1e-9, atol=1e-9)
+        assert 0.3 < float(dense.stats.acceptance.mean()) < 0.98

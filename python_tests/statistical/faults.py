@@ -12,6 +12,28 @@ from ebm_fast.ops.noise import normal_
 from ebm_fast.reference.proposal import kinetic_energy, per_chain
 
 
+def plant(monkeypatch: Any, module: Any, op: str, faulty: Any) -> None:
+    """Put `faulty` in the place of an op, where samplers call it (`op`) and where they bind it once (its `_steps`)."""
+
+    def langevin_steps(x: Tensor, **how: Any) -> Any:
+        return lambda grad, step: faulty(x, grad, step=step, **how)
+
+    def propose_steps(x: Tensor, **how: Any) -> Any:
+        return lambda grad, step: faulty(x, grad=grad, step=step, **how)
+
+    def metropolis_steps(x: Tensor, proposal: Tensor, energy: Tensor, **how: Any) -> Any:
+        return lambda new, grad, step: faulty(x, proposal, energy, new, proposal_grad=grad, step=step, **how)
+
+    def baoab_steps(x: Tensor, momentum: Tensor, **how: Any) -> Any:
+        return lambda grad, kicks, step: faulty(x, momentum, grad, kicks=kicks, step=step, **how)
+
+    bound = {"langevin_step_": langevin_steps, "propose_": propose_steps, "metropolis_": metropolis_steps,
+             "baoab_": baoab_steps}[op]  # fmt: skip
+    for name, function in ((op, faulty), (bound.__name__, bound)):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, function)
+
+
 def accept_ratio(metropolis: Any, factor: float) -> Any:
     """`metropolis_` with the log of its acceptance ratio multiplied by `factor`."""
 
@@ -20,6 +42,8 @@ def accept_ratio(metropolis: Any, factor: float) -> Any:
         if how.get("momentum") is not None:
             kick, scale = how.get("kick", 0.0), how.get("scale")
             p = how["momentum"] - kick * (1.0 if scale is None else scale) * how["proposal_grad"]
+            if how.get("inverse_factor") is not None:
+                p = p @ how["inverse_factor"]
             ratio = ratio + how["kinetic"] - kinetic_energy(p)
         given = how.get("log_ratio")
         ratio = ratio if given is None else ratio + given
@@ -60,12 +84,14 @@ def momentum(scale: float = 1.0, reused: bool = False, shared: bool = False, ste
                  **counter: Any) -> None:  # fmt: skip
         sigma = counter.pop("scale", None)
         sigma = 1.0 if sigma is None else sigma
+        factor = counter.pop("factor", None)
         counter = counter if step is None else counter | {"step": step}
         p = _noise(x, purpose, scale, reused, shared, counter)
         if persistence:
             p = persistence * momentum + math.sqrt(1.0 - persistence**2) * p
         if kinetic is not None:
             kinetic.copy_(kinetic_energy(p))
+        p = p if factor is None else p @ factor
         if grad is not None:
             p = p - per_chain(None, kick, x) * sigma * grad
         if proposal is not None:

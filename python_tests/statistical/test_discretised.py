@@ -129,7 +129,7 @@ def test_law_of_langevin_with_a_preconditioner():
 @pytest.mark.parametrize("fault", [{"scale": 1.05}, {"scale": 0.95}, {"reused": True}, {"step": 0}, {}], ids=str)
 def test_wrong_noise_of_langevin(fault, monkeypatch):
     """5 % of scale, a block used twice, the same numbers in every step; and no fault, in the same stand-in."""
-    monkeypatch.setattr(langevin, "langevin_step_", faults.langevin_noise(**fault))
+    faults.plant(monkeypatch, langevin, "langevin_step_", faults.langevin_noise(**fault))
     sampler = ef.Langevin(0.2)
     result = check_law(run(sampler, 12).final, None, langevin_law(sampler, 12))
     assert result.p_value < 1e-9 if fault else result.passed
@@ -163,7 +163,7 @@ def test_random_numbers_of_another_chain(monkeypatch):
     def exact(count):
         return (MEAN + variance.sqrt() * torch.randn(count, 6, dtype=torch.float64)).float()
 
-    monkeypatch.setattr(langevin, "langevin_step_", faults.langevin_noise(shared=True))
+    faults.plant(monkeypatch, langevin, "langevin_step_", faults.langevin_noise(shared=True))
     result = invariance_test((ef.Langevin(s), TARGET, {"strategy": "step"}), exact, num_steps=4, n=4000)
     assert result.p_value < 1e-9
     assert result.worst()[0].name == "chains c, c + 1"
@@ -183,7 +183,7 @@ def test_law_of_underdamped_dynamics_after_k_steps(step, friction, temperature, 
 
 @pytest.mark.parametrize("fault", [{"scale": 1.05}, {"scale": 0.95}, {"reused": True}, {}], ids=str)
 def test_wrong_noise_of_underdamped_dynamics(fault, monkeypatch):
-    monkeypatch.setattr(underdamped, "baoab_", faults.baoab_noise(**fault))
+    faults.plant(monkeypatch, underdamped, "baoab_", faults.baoab_noise(**fault))
     done = run(ef.UnderdampedLangevin(0.4, friction=1.0), 15)
     result = check_law(done.final, done.state.extra["momentum"], baoab_law(0.4, 1.0, 1.0, 1.0, 15))
     assert result.p_value < 1e-9 if fault else result.passed
