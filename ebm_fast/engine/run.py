@@ -62,7 +62,7 @@ def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: S
     asked = wish(backend)
     if strategy == "fused" or (strategy == "auto" and hasattr(energy, "descriptor")):
         reason, descriptor = fused.plan(energy, sampler, x, condition, backend)
-        if not reason and (strategy == "fused" or fused.pays(x)):
+        if not reason and (strategy == "fused" or fused.pays(descriptor, x)):
             return "fused", backend, descriptor
         if strategy == "fused":
             raise ValueError(f"strategy='fused' cannot run this chain: {reason}")
