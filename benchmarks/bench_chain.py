@@ -254,3 +254,36 @@ def test_dense_gaussian(device, seconds, record):
         ms_per_proposal=result.median("ebm_fast") / proposals * 1e3, gflop_s=gradient / result.median("ebm_fast") / 1e9,
         sgemm_gflop_s=2 * GEMM**3 / result.median("sgemm") / 1e9,
     )  # fmt: skip
+
+
+def long_event(kind: str, dim: int) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    if kind == "phi-four":
+        return E.PhiFour((dim // 64, 64), 0.5, 0.3)
+    return E.Gaussian(torch.randn(dim, generator=generator), variance=0.5 + torch.randn(dim, generator=generator).square())
+
+
+@pytest.mark.parametrize("sampler", [ef.Langevin(0.001), ef.HMC(0.01, 4)], ids=["langevin", "hmc"])
+@pytest.mark.parametrize("chains", [1, 4, 16, 256])
+@pytest.mark.parametrize(("kind", "dim"), [("phi-four", 4096), ("gaussian", 1024), ("gaussian", 10_000), ("gaussian", 100_000)])
+def test_long_events(kind, dim, chains, sampler, device, seconds, record):
+    """Few chains of many numbers: not slower than steps, 4x eager."""
+    needs_code(device)
+    if chains * dim > 3e6:
+        pytest.skip("too long")
+    energy = long_event(kind, dim).to(device)
+    start = torch.randn(chains, *energy.event_shape, generator=torch.Generator().manual_seed(1)).to(device)
+    runs = [ef.sample(energy, sampler, start, num_steps=5, seed=1, strategy=s).final for s in ("fused", "reference")]
+    torch.testing.assert_close(*runs, rtol=1e-4, atol=1e-4)
+    options: dict[str, Any] = {"num_steps": max(20, min(1000, 10**7 // (chains * dim))), "seed": 1, "record": False}
+    options["record_energy"] = False
+    calls: dict[str, Callable[[], object]] = {
+        "ebm_fast": lambda: ef.sample(energy, sampler, start, strategy="fused", **options),
+        "step": lambda: ef.sample(energy, sampler, start, strategy="step", **options),
+    }
+    if isinstance(sampler, ef.Langevin):
+        calls["eager"] = lambda: mended(energy, start, options["num_steps"])
+    result = harness.race(calls, seconds=seconds, device=device)
+    per = {name: result.median(name) / chains / dim / options["num_steps"] * 1e9 for name in calls}
+    case = f"{type(sampler).__name__}, {kind} d={dim}, {chains} chains"
+    record("chain", case, result, calls, ns_per_number_step=per)

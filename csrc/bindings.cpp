@@ -280,6 +280,7 @@ PYBIND11_MODULE(_C, m) {
         return py::make_tuple(s.value, reinterpret_cast<Pointer>(s.at), s.chain_stride, s.step_stride);
     });
     bind(m, "chain_cpu", chain_params, chain_cpu);
+    m.def("chain_in_lanes", [](int kind, int64_t dim) { return chain_in_lanes(static_cast<EnergyKind>(kind), dim); });
     m.def("math_cpu",
           [](int function, Pointer x, Pointer y, int64_t n) { math_cpu(function, at<const float>(x), at<float>(y), n); });
     m.def("available_isas", available_isas);

@@ -42,25 +42,25 @@ struct LangevinParams {
     void* x;                  // # (n, *event), updated in place
     const void* grad;         // # (n, *event) or null: no gradient part
     void* velocity;           // # (n, *event) or null: no heavy ball
-    double* norm_sum;         // # (n,) or null: += |grad| of active chains; on a CPU alone, where a thread sums a chain by itself
+    double* norm_sum;  // # (n,) or null: += |grad| of active chains; on a CPU alone, where a thread sums a chain by itself
     // Coefficients: a scalar, or a tensor in the arithmetic's type (float64 for a float64 state, else float32).
     double step_size, noise_std;
-    const void* step_size_at; // # () with stride 0 or (n,) with stride 1, or null
+    const void* step_size_at;  // # () with stride 0 or (n,) with stride 1, or null
     const void* noise_std_at;
-    const void* grad_scale;   // # (n,) or null
-    const uint8_t* active;    // # (n,) or null: chains with 0 are left alone
-    const void* scale;        // # (*event) or null: s scale^2 and n scale in place of s and n
+    const void* grad_scale;  // # (n,) or null
+    const uint8_t* active;  // # (n,) or null: chains with 0 are left alone
+    const void* scale;  // # (*event) or null: s scale^2 and n scale in place of s and n
     int64_t step_size_stride, noise_std_stride;
-    double momentum, prior_precision, grad_clip;   // grad_clip = inf: none
-    double step_lo, step_hi, noise_lo, noise_hi;   // -inf, inf: none
+    double momentum, prior_precision, grad_clip;  // grad_clip = inf: none
+    double step_lo, step_hi, noise_lo, noise_hi;  // -inf, inf: none
 };
 
 // norm_i = sqrt(sum_d x_id^2), summed in float64 in a fixed order.
 struct NormParams {
     int64_t chains, dim;
     DType dtype;
-    const void* x;            // # (n, *event)
-    void* out;                // # (n,) float32, or float64 for a float64 x
+    const void* x;  // # (n, *event)
+    void* out;  // # (n,) float32, or float64 for a float64 x
 };
 
 // Chains whose energy is not finite, or whose next state could leave the range of its type (see guard.h), are frozen; the
@@ -68,18 +68,18 @@ struct NormParams {
 struct GuardParams {
     int64_t chains, dim;
     DType dtype;
-    const void* x;            // # (n, *event)
-    const void* grad;         // # (n, *event)
-    const void* momentum;     // # (n, *event) or null: BAOAB's momentum, or the heavy ball's velocity
-    const void* energy;       // # (n,) in the arithmetic's type; null without divergence_step
-    int64_t* divergence_step; // # (n,) or null: nothing is looked for
-    uint8_t* active;          // # (n,) or null: written, 0 for frozen chains
-    double* norm_sum;         // # (n,) or null: += |g|
-    Coefficient step_size, noise_std, stretch;      // stretch: the largest element of the scale
-    double heavy_ball, prior_precision, grad_clip, grad_clip_norm;      // inf: no clip
-    int kinetic;              // BAOAB's bound, else Langevin's
-    int64_t step;             // what is entered in divergence_step
-    const int64_t* rng;       // (2,) or null: then step is added to rng[1]
+    const void* x;  // # (n, *event)
+    const void* grad;  // # (n, *event)
+    const void* momentum;  // # (n, *event) or null: BAOAB's momentum, or the heavy ball's velocity
+    const void* energy;  // # (n,) in the arithmetic's type; null without divergence_step
+    int64_t* divergence_step;  // # (n,) or null: nothing is looked for
+    uint8_t* active;  // # (n,) or null: written, 0 for frozen chains
+    double* norm_sum;  // # (n,) or null: += |g|
+    Coefficient step_size, noise_std, stretch;  // stretch: the largest element of the scale
+    double heavy_ball, prior_precision, grad_clip, grad_clip_norm;  // inf: no clip
+    int kinetic;  // BAOAB's bound, else Langevin's
+    int64_t step;  // what is entered in divergence_step
+    const int64_t* rng;  // (2,) or null: then step is added to rng[1]
 };
 
 // p = c p + n z, n = sqrt(1 - c^2);  K = |p|^2 / 2;  p -= kick scale g;  proposal = x + drift scale p
@@ -87,25 +87,25 @@ struct GuardParams {
 struct ProposalParams {
     Stream stream;
     int64_t chains, dim;
-    DType dtype;              // float32 or float64, here and below
-    const void* x;            // # (n, *event)
-    void* proposal;           // # (n, *event) or null
-    void* momentum;           // # (n, *event) or null
-    const void* grad;         // # (n, *event) or null: no kick
-    const void* scale;        // # (*event) or null: 1
-    const void* factor;       // # (d, d) or null: upper triangular, what lies below the diagonal is not used
-    double* kinetic;          // # (n,) or null
-    Coefficient kick, drift, persistence, fresh;      // fresh: sqrt(1 - c^2)
+    DType dtype;  // float32 or float64, here and below
+    const void* x;  // # (n, *event)
+    void* proposal;  // # (n, *event) or null
+    void* momentum;  // # (n, *event) or null
+    const void* grad;  // # (n, *event) or null: no kick
+    const void* scale;  // # (*event) or null: 1
+    const void* factor;  // # (d, d) or null: upper triangular, what lies below the diagonal is not used
+    double* kinetic;  // # (n,) or null
+    Coefficient kick, drift, persistence, fresh;  // fresh: sqrt(1 - c^2)
 };
 
 // p -= kick scale g;  x += drift scale p
 struct LeapfrogParams {
     int64_t chains, dim;
     DType dtype;
-    void* x;                  // # (n, *event)
-    void* momentum;           // # (n, *event)
-    const void* grad;         // # (n, *event)
-    const void* scale;        // # (*event) or null
+    void* x;  // # (n, *event)
+    void* momentum;  // # (n, *event)
+    const void* grad;  // # (n, *event)
+    const void* scale;  // # (*event) or null
     Coefficient kick, drift;
 };
 
@@ -114,18 +114,18 @@ struct MetropolisParams {
     Stream stream;
     int64_t chains, dim;
     DType dtype;
-    void* x;                  // # (n, *event)
-    const void* proposal;     // # (n, *event)
-    void* energy;             // # (n,)
-    const void* proposal_energy;   // # (n,)
-    void* grad;               // # (n, *event) or null
-    const void* proposal_grad;     // # (n, *event) or null
-    void* momentum;           // # (n, *event) or null: no kinetic energy
-    const void* momentum_before;   // # (n, *event) or null: momentum is left alone
-    const double* kinetic;    // # (n,) or null: 0
-    const void* scale;        // # (*event) or null
+    void* x;  // # (n, *event)
+    const void* proposal;  // # (n, *event)
+    void* energy;  // # (n,)
+    const void* proposal_energy;  // # (n,)
+    void* grad;  // # (n, *event) or null
+    const void* proposal_grad;  // # (n, *event) or null
+    void* momentum;  // # (n, *event) or null: no kinetic energy
+    const void* momentum_before;  // # (n, *event) or null: momentum is left alone
+    const double* kinetic;  // # (n,) or null: 0
+    const void* scale;  // # (*event) or null
     const double* log_ratio;  // # (n,) or null: 0
-    double* counters;         // # (n, 5) or null
+    double* counters;  // # (n, 5) or null
     Coefficient kick, beta;
     double max_error;
 };
@@ -135,11 +135,11 @@ struct BaoabParams {
     Stream stream;
     int64_t chains, dim;
     DType dtype;
-    void* x;                  // # (n, *event)
-    void* momentum;           // # (n, *event)
-    const void* grad;         // # (n, *event)
-    const void* scale;        // # (*event) or null
-    const uint8_t* active;    // # (n,) or null
+    void* x;  // # (n, *event)
+    void* momentum;  // # (n, *event)
+    const void* grad;  // # (n, *event)
+    const void* scale;  // # (*event) or null
+    const uint8_t* active;  // # (n,) or null
     Coefficient kick, drift, persistence, noise_std;
     int kicks;
 };
@@ -149,12 +149,12 @@ struct SwapParams {
     Stream stream;
     int64_t chains, replicas, dim;
     DType dtype;
-    void* x;                  // # (n, r, *event)
-    void* energy;             // # (n, r)
-    const double* betas;      // # (r,)
-    void* grad;               // # (n, r, *event) or null
-    int64_t* labels;          // # (n, r) or null
-    double* counters;         // # (n, r - 1, 2) or null
+    void* x;  // # (n, r, *event)
+    void* energy;  // # (n, r)
+    const double* betas;  // # (r,)
+    void* grad;  // # (n, r, *event) or null
+    int64_t* labels;  // # (n, r) or null
+    double* counters;  // # (n, r - 1, 2) or null
     int parity;
 };
 
@@ -162,9 +162,9 @@ struct SwapParams {
 struct MomentsParams {
     int64_t chains, dim;
     DType dtype;
-    const void* x;            // # (n, *event)
-    void* mean;               // # (n, *event)
-    void* squares;            // # (n, *event)
+    const void* x;  // # (n, *event)
+    void* mean;  // # (n, *event)
+    void* squares;  // # (n, *event)
     const int64_t* count_at;  // # () or null
     int64_t count;
 };
@@ -174,10 +174,10 @@ struct PerturbParams {
     Stream stream;
     int64_t chains, dim;
     DType dtype;
-    void* out;                // # (n copies, *event)
-    void* noise;              // # (n copies, *event) or null
-    const void* x;            // # (n, *event)
-    const void* scale;        // # (*event) or null
+    void* out;  // # (n copies, *event)
+    void* noise;  // # (n copies, *event) or null
+    const void* x;  // # (n, *event)
+    const void* scale;  // # (*event) or null
     Coefficient sigma;
     int64_t copies;
 };
@@ -186,25 +186,25 @@ struct PerturbParams {
 struct RandpermParams {
     Stream stream;
     int64_t chains, size;
-    int64_t across;           // a >= sqrt(size): indices are pairs below a and below size / a
-    int64_t* out;             // # (n,)
-    const int64_t* index;     // # (n,) or null: i
-    const int64_t* group;     // # (n,) or null: 0
+    int64_t across;  // a >= sqrt(size): indices are pairs below a and below size / a
+    int64_t* out;  // # (n,)
+    const int64_t* index;  // # (n,) or null: i
+    const int64_t* group;  // # (n,) or null: 0
 };
 
 // x_i = source[slots_i], or where u_i <= rate a new state: shift + spread u, shift + spread z, or a row of `rows`
 struct GatherParams {
-    Stream stream;            // of new states
-    uint32_t coin;            // purpose of u_i
+    Stream stream;  // of new states
+    uint32_t coin;  // purpose of u_i
     int64_t chains, dim, size;
     DType dtype;
-    NoiseKind kind;           // uniform, normal; bits: which of `count` rows
-    void* out;                // # (n, *event)
-    const void* source;       // # (size, *event)
-    const int64_t* slots;     // # (n,)
-    const void* rows;         // # (count, *event) or null
+    NoiseKind kind;  // uniform, normal; bits: which of `count` rows
+    void* out;  // # (n, *event)
+    const void* source;  // # (size, *event)
+    const int64_t* slots;  // # (n,)
+    const void* rows;  // # (count, *event) or null
     int64_t count;
-    uint8_t* fresh;           // # (n,) or null
+    uint8_t* fresh;  // # (n,) or null
     double rate, shift, spread;
 };
 
@@ -212,9 +212,9 @@ struct GatherParams {
 struct ScatterParams {
     int64_t chains, dim, size;
     DType dtype;
-    void* target;             // # (size, *event)
-    const int64_t* slots;     // # (n,)
-    const void* x;            // # (n, *event)
+    void* target;  // # (size, *event)
+    const int64_t* slots;  // # (n,)
+    const void* x;  // # (n, *event)
 };
 
 }  // namespace ebm_fast

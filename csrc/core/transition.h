@@ -35,13 +35,15 @@ struct Status {
     bool any_frozen;
 };
 
-template <class V> HD inline V scale_at(const float* scale, int i) { return broadcast<V>(scale ? scale[i] : 1.0f); }
+template <class V, class Share> HD inline V scale_at(const Share& share, const float* scale, int i) {
+    return scale ? share.template load<V>(scale, i) : broadcast<V>(1.0f);
+}
 
 // p -= kick sigma g;  x += drift sigma p
 template <class V, int G, class Share, class Row>
 HD inline void leapfrog(const Share& share, const float* scale, const V (&kick)[G], const V (&drift)[G], Row x, Row p, Row grad) {
     EBM_FAST_EACH(i, share) {
-        const V sigma = scale_at<V>(scale, i);
+        const V sigma = scale_at<V>(share, scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             const V moved = fma(-(kick[g] * sigma), grad[i * G + g], p[i * G + g]);
@@ -90,7 +92,7 @@ HD inline void random_walk_step(Machine& machine, const ChainParams& c, const Ar
     const auto& share = machine.share;
     machine.normals(a.proposal, t, PURPOSE_PROPOSAL);
     EBM_FAST_EACH(i, share) {
-        const V sigma = scale_at<V>(a.scale, i);
+        const V sigma = scale_at<V>(share, a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) a.proposal[i * G + g] = fma(now.step_size[g] * sigma, a.proposal[i * G + g], a.x[i * G + g]);
     }
@@ -114,7 +116,7 @@ HD inline void hmc_step(Machine& machine, const ChainParams& c, const Arrays<V, 
     machine.normals(a.proposal, t, PURPOSE_MOMENTUM);
     Sums<V, G> before, after;
     EBM_FAST_EACH(i, share) {
-        const V sigma = scale_at<V>(a.scale, i);
+        const V sigma = scale_at<V>(share, a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             V fresh = a.proposal[i * G + g];
@@ -138,7 +140,7 @@ HD inline void hmc_step(Machine& machine, const ChainParams& c, const Arrays<V, 
     }
     machine.template evaluate<BOTH>(a.proposal, a.proposal_grad, energy);
     EBM_FAST_EACH(i, share) {
-        const V sigma = scale_at<V>(a.scale, i);
+        const V sigma = scale_at<V>(share, a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             const V last = fma(-(half[g] * sigma), a.proposal_grad[i * G + g], p[i * G + g]);
@@ -224,7 +226,7 @@ HD inline void langevin_move(const Share& share, const ChainParams& c, const Arr
                        c.grad_clip_norm == inf;
     if (plain) {
         EBM_FAST_EACH(i, share) {
-            const V sigma = scale_at<V>(a.scale, i);
+            const V sigma = scale_at<V>(share, a.scale, i);
             EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) {
                 const V y = fma(-(now.step_size[g] * (sigma * sigma)), a.grad[i * G + g], a.x[i * G + g]);
@@ -240,7 +242,7 @@ HD inline void langevin_move(const Share& share, const ChainParams& c, const Arr
     k.noise_lo = broadcast<V>(!moved || !c.noise_first ? c.noise_lo : -inf);
     k.noise_hi = broadcast<V>(!moved || !c.noise_first ? c.noise_hi : inf);
     EBM_FAST_EACH(i, share) {
-        const V sigma = scale_at<V>(a.scale, i);
+        const V sigma = scale_at<V>(share, a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             const int at = i * G + g;
@@ -300,7 +302,7 @@ HD inline void baoab_step(Machine& machine, const ChainParams& c, const Arrays<V
     EBM_FAST_UNROLL
     for (int g = 0; g < G; ++g) half[g] = broadcast<V>(0.5f) * now.step_size[g];
     EBM_FAST_EACH(i, share) {
-        const V sigma = scale_at<V>(a.scale, i);
+        const V sigma = scale_at<V>(share, a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             const int at = i * G + g;
@@ -312,7 +314,7 @@ HD inline void baoab_step(Machine& machine, const ChainParams& c, const Arrays<V
     }
     machine.template evaluate<BOTH>(a.x, a.grad, status.energy);
     EBM_FAST_EACH(i, share) {
-        const V sigma = scale_at<V>(a.scale, i);
+        const V sigma = scale_at<V>(share, a.scale, i);
         EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             const int at = i * G + g;

@@ -1,13 +1,14 @@
-// The whole chain on the CPU: a tile of G x W chains is taken into the cache, with its event along the rows, and stays there
-// through all steps. Lane = chain. What a chain computes depends on nothing but its index.
+// The whole chain on the CPU: a tile of G x W chains with short events, or one chain with a long event, is taken into the cache and
+// stays there through all steps. Lane = chain, or lane = element (spread.h). What a chain computes depends on nothing but its index.
 #pragma once
 #include "../core/energies/bayes.h"
 #include "../core/energies/gaussian.h"
 #include "../core/energies/mlp.h"
 #include "../core/energies/shapes.h"
 #include "../core/transition.h"
+#include <type_traits>
 #include "chain_kernels.h"
-#include "noise.h"
+#include "spread.h"
 
 EBM_FAST_CORE_BEGIN
 
@@ -19,14 +20,15 @@ struct EnergyEntry {
     int64_t (*scratch)(const EnergyView&);
 };
 
-template <int G, class E, int MODE>
-void evaluate_whole(const EnergyView& q, const F* x, F* grad, F* energy, F* scratch) {
-    E::template evaluate<F, G, MODE>(q, Whole(q.dim), const_cast<F*>(x), grad, energy, scratch);
+template <int G, class Share, class E, int MODE>
+void evaluate_by(const EnergyView& q, const F* x, F* grad, F* energy, F* scratch) {
+    E::template evaluate<F, G, MODE>(q, Share(q.dim), const_cast<F*>(x), grad, energy, scratch);
 }
 
-template <int G, class E>
+template <int G, class E, class Share = Whole>
 constexpr EnergyEntry<G> entry() {
-    return {{nullptr, evaluate_whole<G, E, VALUE>, evaluate_whole<G, E, GRAD>, evaluate_whole<G, E, BOTH>}, E::scratch};
+    return {{nullptr, evaluate_by<G, Share, E, VALUE>, evaluate_by<G, Share, E, GRAD>, evaluate_by<G, Share, E, BOTH>},
+            E::scratch};
 }
 
 // Energies that are matrix products: a GPU has its own loops for them.
@@ -46,13 +48,35 @@ constexpr EnergyEntry<G> mlp_entry() {
 }
 
 // in the order of EnergyKind
-template <int G>
+template <int G, class Share>
 constexpr EnergyEntry<G> ENERGIES[] = {entry<G, GaussianDiagonal>(), matrix_entry<G, GaussianDense>(),
                                        entry<G, Mixture>(),          entry<G, Gamma>(),
                                        entry<G, DoubleWell>(),       entry<G, Rosenbrock>(),
                                        entry<G, Funnel>(),           entry<G, Ring>(),
                                        entry<G, PhiFour>(),          matrix_entry<G, LogisticRegression>(),
                                        entry<G, EightSchools>(),     mlp_entry<G>()};
+
+// Matrix products and mixtures read each of their many parameters once for a whole tile of chains: they keep to lane = chain.
+template <>
+constexpr EnergyEntry<1> ENERGIES<1, Spread>[] = {entry<1, GaussianDiagonal, Spread>(),
+                                                  {},
+                                                  {},
+                                                  entry<1, Gamma, Spread>(),
+                                                  entry<1, DoubleWell, Spread>(),
+                                                  entry<1, Rosenbrock, Spread>(),
+                                                  entry<1, Funnel, Spread>(),
+                                                  entry<1, Ring, Spread>(),
+                                                  entry<1, PhiFour, Spread>(),
+                                                  {},
+                                                  {},
+                                                  {}};
+
+// Whether a chain has the lanes to itself: a question of its event alone, so that a batch may be cut anywhere. From some length on
+// that costs no more where chains are many (docs/performance.md), and far less where they are few.
+constexpr int64_t LONG_CHAIN_EVENT = 768;
+inline bool in_lanes(EnergyKind kind, int64_t dim) {
+    return dim >= LONG_CHAIN_EVENT && ENERGIES<1, Spread>[static_cast<int>(kind)].scratch;
+}
 
 inline EnergyView energy_view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers, c.precision}; }
 
@@ -78,96 +102,6 @@ inline void pack_parameters(const ChainParams& c, float* out) {
     }
 }
 
-// The first round of Philox multiplies the block and the step, which all lanes of a group share: numbers instead of vectors.
-struct FirstRound {
-    uint32_t chain, second, third, fourth;      // to be combined with the lanes' chains; the other words of the counter
-
-    FirstRound(const KeyTable& keys, uint32_t block, uint32_t step, uint32_t tag) {
-        const uint64_t a = uint64_t{block} * 0xD2511F53u, b = uint64_t{step} * 0xCD9E8D57u;
-        chain = static_cast<uint32_t>(b >> 32) ^ static_cast<uint32_t>(keys.first(0)), second = static_cast<uint32_t>(b);
-        third = static_cast<uint32_t>(a >> 32) ^ tag ^ static_cast<uint32_t>(keys.second(0)), fourth = static_cast<uint32_t>(a);
-    }
-};
-
-// Normals of dim elements of G groups of chains, as rows: out[i][g]
-template <int G>
-inline void normal_rows(const KeyTable& keys, uint32_t step, uint32_t tag, const U (&chains)[G], int dim, F* out) {
-    if (dim <= 2) {      // half of a block: its other half is not even computed
-        const FirstRound round(keys, 0, step, tag);
-        for (int g = 0; g < G; g += GROUPS) {
-            U chain[GROUPS];
-            for (int k = 0; k < GROUPS; ++k) chain[k] = chains[(g + k) % G] ^ round.chain;
-            Words counter[4] = {to_words(chain), to_words(round.second), to_words(round.third), to_words(round.fourth)};
-            philox4x32_10<1>(counter, keys);
-            for (int k = 0; k < GROUPS && g + k < G; ++k) {
-                F z0, z1;
-                box_muller<F, I, U>(group_of(counter[0], k), group_of(counter[1], k), z0, z1);
-                out[g + k] = z0;
-                if (dim > 1) out[G + g + k] = z1;
-            }
-        }
-        return;
-    }
-    const int blocks = (dim + 3) / 4, units = blocks * G;
-    for (int unit = 0; unit < units; unit += GROUPS) {
-        U chain[GROUPS], third[GROUPS], fourth[GROUPS];
-        uint32_t second = 0;
-        for (int k = 0; k < GROUPS; ++k) {
-            const FirstRound round(keys, static_cast<uint32_t>((unit + k) / G), step, tag);
-            chain[k] = chains[(unit + k) % G] ^ round.chain, second = round.second;
-            third[k] = U{} + round.third, fourth[k] = U{} + round.fourth;
-        }
-        Words counter[4] = {to_words(chain), to_words(second), to_words(third), to_words(fourth)};
-        philox4x32_10<1>(counter, keys);
-        for (int k = 0; k < GROUPS && unit + k < units; ++k) {
-            const int first = (unit + k) / G * 4, rest = dim - first;
-            F* row = out + first * G + (unit + k) % G;
-            F z0, z1;
-            box_muller<F, I, U>(group_of(counter[0], k), group_of(counter[1], k), z0, z1);
-            row[0] = z0;
-            if (rest > 1) row[G] = z1;
-            if (rest <= 2) continue;
-            box_muller<F, I, U>(group_of(counter[2], k), group_of(counter[3], k), z0, z1);
-            row[2 * G] = z0;
-            if (rest > 3) row[3 * G] = z1;
-        }
-    }
-}
-
-// Rows of a tile from and to chains in memory; lanes beyond the last chain repeat it.
-template <int G>
-struct TileIndex {
-    int64_t first, count;  // chains of the tile that exist
-    int64_t chain(int lane) const { return first + (lane < count ? lane : count - 1); }
-};
-
-template <int G>
-inline void load_rows(const TileIndex<G>& tile, const float* from, int64_t dim, F* rows) {
-    float* out = reinterpret_cast<float*>(rows);
-    for (int lane = 0; lane < G * W; ++lane) {
-        const float* event = from + tile.chain(lane) * dim;
-        for (int64_t i = 0; i < dim; ++i) out[i * G * W + lane] = event[i];
-    }
-}
-
-template <int G>
-inline void store_rows(const TileIndex<G>& tile, const F* rows, int64_t dim, float* to) {
-    for (int g = 0; g < G && g * W < tile.count; ++g) {
-        const int lanes = tile.count - g * W < W ? static_cast<int>(tile.count - g * W) : W;
-        float* event = to + (tile.first + g * W) * dim;
-        int64_t i = 0;
-        for (; i + 4 <= dim; i += 4) {
-            const I four[4] = {(I)rows[i * G + g], (I)rows[(i + 1) * G + g], (I)rows[(i + 2) * G + g], (I)rows[(i + 3) * G + g]};
-            I packed[4];
-            interleave4(four, packed);
-            for (int lane = 0; lane < lanes; ++lane)
-                std::memcpy(event + lane * dim + i, reinterpret_cast<const char*>(packed) + 16 * lane, 16);
-        }
-        for (; i < dim; ++i)
-            for (int lane = 0; lane < lanes; ++lane) event[lane * dim + i] = rows[i * G + g][lane];
-    }
-}
-
 template <int G>
 inline void store_numbers(const TileIndex<G>& tile, const F* values, float* to) {
     std::memcpy(to + tile.first, values, static_cast<size_t>(tile.count) * 4);
@@ -185,8 +119,9 @@ inline void load_numbers(const TileIndex<G>& tile, const double* from, int64_t s
     for (int lane = 0; lane < G * W; ++lane) to[lane] = from[tile.chain(lane) * stride];
 }
 
-template <int G>
+template <int G, class Share>
 struct ChainTile {
+    static constexpr int CHAINS = std::is_same<Share, Spread>::value ? 1 : G * W;
     const ChainParams& c;
     const TileIndex<G> index;
     const EnergyView view;
@@ -196,16 +131,16 @@ struct ChainTile {
     const Counter key;
     F* scratch;
     double stretch = 1.0;  // largest element of the scale
-    const Whole share;
+    const Share share;
     U chains[G];
     Numbers<F, G> now;
 
     ChainTile(const ChainParams& params, const EnergyView& energy_params, const MlpKernels* kernels, const KeyTable& table,
               const Counter& counter, int64_t tile, F* space)
         : c(params),
-          index{tile * G * W, params.chains - tile * G * W < G * W ? params.chains - tile * G * W : G * W},
+          index{tile * CHAINS, params.chains - tile * CHAINS < CHAINS ? params.chains - tile * CHAINS : CHAINS},
           view(energy_params),
-          energy(ENERGIES<G>[static_cast<int>(params.energy_kind)]),
+          energy(ENERGIES<G, Share>[static_cast<int>(params.energy_kind)]),
           mlp(kernels),
           keys(table),
           key(counter),
@@ -221,13 +156,15 @@ struct ChainTile {
     }
 
     // The machine of core/transition.h
-    template <int MODE> void evaluate(const F* x, F* grad, F* e) {
-        if (G <= 2 && mlp) {
+    template <int MODE> void evaluate(F* x, F* grad, F* e) {
+        trim(share, x);  // clamps move zeros too
+        if (CHAINS > 1 && G <= 2 && mlp) {
             mlp->evaluate[G / 2 % 2][MODE](c, view.p, reinterpret_cast<const float*>(x), reinterpret_cast<float*>(grad),
                                            reinterpret_cast<float*>(e), reinterpret_cast<float*>(scratch));
         } else {
             energy.of[MODE](view, x, grad, e, scratch);
         }
+        if (MODE & GRAD) trim(share, grad);
         if (MODE & VALUE)
             for (int g = 0; g < G; ++g) e[g] += broadcast<F>(c.offset);
     }
@@ -238,7 +175,7 @@ struct ChainTile {
         return purpose | static_cast<uint32_t>((step >> 32) & 0xFFFFFFu) << 8;
     }
     void normals(F* out, int64_t t, uint32_t purpose) {
-        normal_rows<G>(keys, low(step_of(t)), tag(step_of(t), purpose), chains, view.dim, out);
+        normal_rows(share, keys, low(step_of(t)), tag(step_of(t), purpose), chains, out);
     }
     void log_uniform(F* out, int64_t t) {
         for (int g = 0; g < G; g += GROUPS) {
@@ -253,19 +190,16 @@ struct ChainTile {
     }
     // Rare: norms in float64, chain by chain.
     void freeze_exactly(const Arrays<F>& a, const Numbers<F, G>& at, int64_t t, Status<F, G>& status) {
-        for (int lane = 0; lane < G * W; ++lane) {
+        for (int lane = 0; lane < CHAINS; ++lane) {
             const int g = lane / W, k = lane % W;
             if (status.frozen[g][k]) continue;
-            double x = 0.0, slope = 0.0, speed = 0.0;
-            for (int i = 0; i < view.dim; ++i) {
-                const double xi = a.x[i * G + g][k], gi = a.grad[i * G + g][k], vi = c.momentum ? a.momentum[i * G + g][k] : 0.0f;
-                x += xi * xi, slope += gi * gi, speed += vi * vi;
-            }
+            const double x = square_norm<G>(share, a.x, lane), slope = square_norm<G>(share, a.grad, lane);
+            const double speed = c.momentum ? square_norm<G>(share, a.momentum, lane) : 0.0;
             const double most = reach(c, stretch, at.step_size[g][k], at.noise_std[g][k], __builtin_sqrt(x),
                                       __builtin_sqrt(slope), __builtin_sqrt(speed));
             const float e = status.energy[g][k];
             if (e - e == 0.0f && most <= 3.4028234663852886e38) continue;
-            status.frozen[g][k] = -1;
+            for (int l = k; l < (CHAINS == 1 ? W : k + 1); ++l) status.frozen[g][l] = -1;
             status.any_frozen = true;
             if (lane < index.count) c.divergence_step[index.first + lane] = static_cast<int64_t>(step_of(t));
         }
@@ -288,12 +222,14 @@ struct ChainTile {
 
     // event arrays in the order in which `run` lays them out
     static int64_t space(const ChainParams& params, const MlpKernels* mlp) {
-        const EnergyEntry<G>& entry = ENERGIES<G>[static_cast<int>(params.energy_kind)];
-        return (params.dim * 8 + (mlp ? mlp->scratch(params) : entry.scratch(energy_view(params)))) * G;
+        const EnergyEntry<G>& entry = ENERGIES<G, Share>[static_cast<int>(params.energy_kind)];
+        const int64_t row = row_space(Share(static_cast<int>(params.dim)));
+        return 1 + (row * 8 + (mlp ? mlp->scratch(params) : entry.scratch(energy_view(params)))) * G;
     }
 
-    void run(F* space) {
-        const int64_t dim = c.dim, rows = dim * G;
+    void run(F* memory) {
+        F* const space = memory + 1;  // see Spread::around
+        const int64_t rows = row_space(share) * G;
         const bool langevin = c.transition == TransitionKind::langevin, walk = c.transition == TransitionKind::random_walk;
         const bool with_grad = needs_grad(c, c.transition);
         Arrays<F> a = {space,
@@ -306,9 +242,9 @@ struct ChainTile {
         F *mean = space + 6 * rows, *squares = space + 7 * rows;
         scratch = space + 8 * rows;
         Status<F, G> status{};
-        load_rows(index, c.x, dim, a.x);
-        if (c.momentum) load_rows(index, c.momentum, dim, a.momentum);
-        if (c.mean) load_rows(index, c.mean, dim, mean), load_rows(index, c.squares, dim, squares);
+        load_rows(share, index, c.x, a.x);
+        if (c.momentum) load_rows(share, index, c.momentum, a.momentum);
+        if (c.mean) load_rows(share, index, c.mean, mean), load_rows(share, index, c.squares, squares);
         if (c.guard)
             for (int lane = 0; lane < G * W; ++lane)
                 if (c.divergence_step[index.chain(lane)] >= 0) status.frozen[lane / W][lane % W] = -1, status.any_frozen = true;
@@ -319,7 +255,7 @@ struct ChainTile {
         if (c.norm_sum) load_numbers(index, c.norm_sum, 1, status.norm_sum);
         if (c.carried) {
             for (int lane = 0; lane < G * W; ++lane) status.energy[lane / W][lane % W] = c.energy[index.chain(lane)];
-            if (with_grad) load_rows(index, c.grad, dim, a.grad);
+            if (with_grad) load_rows(share, index, c.grad, a.grad);
         } else if (with_grad) {
             evaluate<BOTH>(a.x, a.grad, status.energy);
         } else if (walk) {
@@ -333,11 +269,11 @@ struct ChainTile {
             if (c.mean) update_moments<F, G>(share, c.count + t + 1, a.x, mean, squares);
             if (recorded) record(kept++, a, status);
         }
-        store_rows(index, a.x, dim, c.x);
-        if (c.momentum) store_rows(index, a.momentum, dim, c.momentum);
-        if (c.mean) store_rows(index, mean, dim, c.mean), store_rows(index, squares, dim, c.squares);
+        store_rows(share, index, a.x, c.x);
+        if (c.momentum) store_rows(share, index, a.momentum, c.momentum);
+        if (c.mean) store_rows(share, index, mean, c.mean), store_rows(share, index, squares, c.squares);
         if (c.energy) store_numbers(index, status.energy, c.energy);
-        if (c.grad && with_grad) store_rows(index, a.grad, dim, c.grad);
+        if (c.grad && with_grad) store_rows(share, index, a.grad, c.grad);
         if (c.counters) {
             const Wide* from[] = {status.probability_sum, status.accepted, status.divergent, status.probability,
                                   status.hamiltonian};
@@ -347,7 +283,7 @@ struct ChainTile {
     }
 
     void record(int64_t row, const Arrays<F>& a, Status<F, G>& status) const {
-        if (c.samples) store_rows(index, a.x, c.dim, c.samples + row * c.chains * c.dim);
+        if (c.samples) store_rows(share, index, a.x, c.samples + row * c.chains * c.dim);
         if (c.energies) store_numbers(index, status.energy, c.energies + row * c.chains);
         if (!c.hamiltonians) return;
         hamiltonian_now<F, G>(c.transition, *this, a, status);
@@ -355,7 +291,7 @@ struct ChainTile {
     }
 };
 
-template <int G>
+template <int G, class Share = Whole>
 inline void chain_tiles(const ChainParams& c, const MlpKernels* mlp, const float* packed, int64_t begin, int64_t end,
                         void* space) {
     const Counter key = make_counter(c.stream);
@@ -363,24 +299,28 @@ inline void chain_tiles(const ChainParams& c, const MlpKernels* mlp, const float
     EnergyView view = energy_view(c);
     if (packed) view.p = packed;
     for (int64_t tile = begin; tile < end; ++tile)
-        ChainTile<G>(c, view, mlp, keys, key, tile, nullptr).run(static_cast<F*>(space));
+        ChainTile<G, Share>(c, view, mlp, keys, key, tile, nullptr).run(static_cast<F*>(space));
 }
 
 constexpr int MOST_GROUPS = W == 16 ? 4 : 2;
 
-inline int most_groups(const ChainParams& c) { return c.energy_kind == EnergyKind::mlp ? MOST_MLP_GROUPS : MOST_GROUPS; }
+inline int most_groups(const ChainParams& c) {
+    return in_lanes(c.energy_kind, c.dim) ? 0 : c.energy_kind == EnergyKind::mlp ? MOST_MLP_GROUPS : MOST_GROUPS;
+}
 
 inline void chain_range(const ChainParams& c, const MlpKernels* mlp, int groups, const float* packed, int64_t begin, int64_t end,
                         void* space) {
+    if (groups == 0) return chain_tiles<1, Spread>(c, mlp, packed, begin, end, space);
     if (groups == 1) return chain_tiles<1>(c, mlp, packed, begin, end, space);
     if (groups == 2 || MOST_GROUPS == 2) return chain_tiles<2>(c, mlp, packed, begin, end, space);
     chain_tiles<MOST_GROUPS>(c, mlp, packed, begin, end, space);
 }
 
 inline int64_t chain_space(const ChainParams& c, const MlpKernels* mlp, int groups) {
-    const int64_t vectors = groups == 1                       ? ChainTile<1>::space(c, mlp)
-                            : groups == 2 || MOST_GROUPS == 2 ? ChainTile<2>::space(c, mlp)
-                                                              : ChainTile<MOST_GROUPS>::space(c, mlp);
+    const int64_t vectors = groups == 0                       ? ChainTile<1, Spread>::space(c, mlp)
+                            : groups == 1                     ? ChainTile<1, Whole>::space(c, mlp)
+                            : groups == 2 || MOST_GROUPS == 2 ? ChainTile<2, Whole>::space(c, mlp)
+                                                              : ChainTile<MOST_GROUPS, Whole>::space(c, mlp);
     return vectors * static_cast<int64_t>(sizeof(F));
 }
 

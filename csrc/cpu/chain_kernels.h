@@ -1,4 +1,5 @@
-// What each instruction set offers for whole chains: tiles [begin, end) of `groups` x `lanes` chains.
+// What each instruction set offers for whole chains: tiles [begin, end) of `groups` x `lanes` chains, or without
+// groups of one chain whose event has the lanes to itself.
 #pragma once
 #include "../core/chain.h"
 
@@ -16,7 +17,8 @@ struct MlpKernels {
 
 struct ChainKernels {
     int lanes;
-    int (*most_groups)(const ChainParams&);
+    bool (*in_lanes)(EnergyKind, int64_t dim);                        // whether a chain has all lanes to itself
+    int (*most_groups)(const ChainParams&);                           // then 0
     int64_t (*packed_size)(const ChainParams&);                       // floats, 0: parameters are read as they are
     void (*pack)(const ChainParams&, float* out);
     // bytes of workspace a thread needs; mlp: null, or who evaluates the energy

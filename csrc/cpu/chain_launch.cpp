@@ -51,16 +51,17 @@ void chain_cpu(const ChainParams& c, int threads) {
     const MlpKernels* const mlp = mlp_kernels(c);
     const int64_t lanes = k.lanes, vectors = (c.chains + lanes - 1) / lanes;
     const int most = k.most_groups(c);
-    int groups = 1;                                // as wide as leaves every thread a tile, two where there is plenty
+    int groups = most ? 1 : 0;                     // as wide as leaves every thread a tile, two where there is plenty
     while (groups < most && vectors >= 2 * groups * threads) groups *= 2;
-    const int64_t tile = lanes * groups, tiles = (c.chains + tile - 1) / tile, bytes = k.space(c, mlp, groups);
+    const int64_t tile = groups ? lanes * groups : 1, tiles = (c.chains + tile - 1) / tile, bytes = k.space(c, mlp, groups);
     const int64_t packed = mlp ? mlp->packed_size(c) : k.packed_size(c);
     float* const parameters = packed ? static_cast<float*>(packing.of(packed * 4)) : nullptr;
     bool failed = packed && !parameters;
     if (failed) throw std::bad_alloc();
     if (packed) (mlp ? mlp->pack : k.pack)(c, parameters);
     // A tile's step costs at least a microsecond: short calls of few chains stay on one thread.
-    const int64_t work = c.steps * (c.dim + 8) * groups, grain = work >= 512 ? 1 : (512 + work - 1) / work;
+    const int64_t work = c.steps * (groups ? (c.dim + 8) * groups : c.dim / lanes + 8);
+    const int64_t grain = work >= 512 ? 1 : (512 + work - 1) / work;
     parallel_for(tiles, grain, 1, threads, [&](int64_t begin, int64_t end) {
         void* space = workspace.of(bytes);
         if (space) k.run(c, mlp, groups, parameters, begin, end, space);
@@ -68,6 +69,8 @@ void chain_cpu(const ChainParams& c, int threads) {
     });
     if (failed) throw std::bad_alloc();
 }
+
+bool chain_in_lanes(EnergyKind kind, int64_t dim) { return kernels().in_lanes(kind, dim); }
 
 void math_cpu(int function, const float* x, float* y, int64_t n) { kernels().math(function, x, y, n); }
 

@@ -13,9 +13,11 @@ namespace {
 constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
 
 // All threads of a warp (of the block, where the team is one) must call sum, any, largest and sync.
-struct Team {
+struct Team : ByElement<Team> {
     static constexpr bool SPLIT = true;
     int dim, lane, width;  // width: a power of two
+
+    __device__ Team(int elements, int thread, int threads) : dim(elements), lane(thread), width(threads) {}
 
     __device__ int first() const { return 4 * lane; }
     __device__ int next(int i) const { return (i & 3) == 3 ? i + 1 + 4 * (width - 1) : i + 1; }

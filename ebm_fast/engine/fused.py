@@ -71,10 +71,16 @@ def _unfit(kind: str, sampler: Any, x: Tensor, condition: Mapping[str, Any] | No
     return f"{type(sampler).__name__} has no whole-chain form" if unfit is None else unfit(x)
 
 
-def pays(x: Tensor) -> bool:
-    """Whether whole chains are the faster way for a run like this, by measurement: on the CPU a lane holds a chain, and where a
-    few chains have long events most lanes and threads would have nothing to do."""
-    return x.device.type != "cpu" or x.shape[0] >= 16 or x.numel() < 1024 * x.shape[0]
+def pays(descriptor: Any, x: Tensor) -> bool:
+    """Whether whole chains are the faster way for a run like this, by measurement (docs/performance.md). On the CPU torch is
+    ahead where an energy's many parameters are read for a few long chains, whose tile leaves most lanes and threads empty, and
+    where a matrix outgrows the caches, which a tile of chains reads anew in each step."""
+    if x.device.type != "cpu" or x.numel() < 1024 * x.shape[0]:
+        return True
+    numbers = descriptor.parameters.numel()
+    if descriptor.kind in ("gaussian_dense", "logistic_regression", "mlp"):
+        return x.shape[0] >= 4 and numbers <= 2**21
+    return descriptor.kind != "mixture" or x.shape[0] > 1 or numbers <= 2**17
 
 
 def transition(energy: EnergyFunction, sampler: Any, state: ChainState, descriptor: Any, *, backend: str | None, guard: bool,

@@ -62,7 +62,7 @@ def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: S
     asked = wish(backend)
     if strategy == "fused" or (strategy == "auto" and hasattr(energy, "descriptor")):
         reason, descriptor = fused.plan(energy, sampler, x, condition, backend)
-        if not reason and (strategy == "fused" or fused.pays(x)):
+        if not reason and (strategy == "fused" or fused.pays(descriptor, x)):
             return "fused", backend, descriptor
         if strategy == "fused":
             raise ValueError(f"strategy='fused' cannot run this chain: {reason}")
@@ -107,6 +107,8 @@ def run_(
         checks.counter(seed, step + num_steps, chain_offset, None, x)
     if not x.numel() or not num_steps:
         return x.new_zeros(x.shape[0]) if grad_norm else None
+    if hasattr(sampler, "check_ages") and sampler.has_schedule():
+        sampler.check_ages(0, num_steps)
     forced = strategy == "graph"
     strategy, backend, descriptor = pick_strategy(strategy, backend, energy, sampler, x, condition)
     state = ChainState(x, seed, step, chain_offset=chain_offset)

@@ -28,7 +28,7 @@ def _impl(x: Tensor, momentum: Tensor, grad: Tensor, *args: Any) -> None:
 _op = define(
     "baoab_(Tensor(a!) x, Tensor(b!) momentum, Tensor grad, Tensor? scale, Tensor? active, Tensor? kick_at, Tensor? drift_at, "
     "Tensor? persistence_at, Tensor? noise_std_at, Tensor? rng, float kick, float drift, float persistence, float noise_std, "
-    "int kicks, int purpose, int seed, int step, int chain_offset, str backend) -> ()",
+    "int kicks, int purpose, SymInt seed, SymInt step, SymInt chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )

@@ -76,11 +76,11 @@ def _runner(x: Tensor, backend: str, kind: str) -> Any:
 
 def _impl(x: Tensor, parameters: Tensor, *args: Any) -> None:
     if x.numel() and args[_STEPS]:
-        written = [t for t in (x, *(args[i] for i in _WRITTEN)) if t is not None]
-        for t in written:
-            checks.refuse_read_only(t, "a tensor that the chain writes")
+        written = [("x", x), *((_NAMES[i].rstrip("?"), args[i]) for i in _WRITTEN if args[i] is not None)]
+        for name, t in written:
+            checks.refuse_read_only(t, name)
         _runner(x, args[-1], args[_KIND])(x, parameters, *args[:-1])
-        increment_version(written)
+        increment_version([t for _, t in written])
 
 
 _SCHEMA = (
@@ -89,8 +89,8 @@ _SCHEMA = (
     "Tensor(e!)? divergence_step, Tensor(f!)? norm_sum, Tensor(g!)? samples, Tensor(h!)? energies, Tensor(i!)? hamiltonians, "
     "Tensor(j!)? counters, Tensor(k!)? mean, Tensor(l!)? squares, Tensor? rng, str energy_kind, int[] integers, str transition, "
     "int steps, int thin, int count, int leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard, "
-    "float step_size, float noise_std, float beta, float persistence, float[] numbers, int seed, int step, int chain_offset, "
-    "str precision, str backend) -> ()"
+    "float step_size, float noise_std, float beta, float persistence, float[] numbers, SymInt seed, SymInt step, "
+    "SymInt chain_offset, str precision, str backend) -> ()"
 )
 _NAMES = [field.split()[-1] for field in _SCHEMA.partition("(")[2].rpartition(") ->")[0].split(", ")][2:]
 _STEPS, _KIND = _NAMES.index("steps"), _NAMES.index("energy_kind")

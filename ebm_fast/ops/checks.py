@@ -116,6 +116,8 @@ def number(value: Any, name: str, *, low: float = -math.inf, infinite: bool = Fa
     if type(value) not in _NUMBERS:
         if isinstance(value, Tensor) and value.numel() != 1:
             raise TypeError(f"{name} must be a number, got a tensor of shape {tuple(value.shape)}")
+        if not isinstance(value, Tensor) and hasattr(value, "shape") and value.shape:
+            raise TypeError(f"{name} must be a number or a tensor, got an array of shape {value.shape} (see torch.as_tensor)")
         given, value = value, value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
         if isinstance(value, (bool, complex, str, bytes)) or not hasattr(value, "__float__"):
             raise TypeError(f"{name} must be a number, got {type(given).__name__} {given!r}")

@@ -28,7 +28,7 @@ def _gather(out: Tensor, source: Tensor, slots: Tensor, rows: Tensor | None, fre
 
 _op = define(
     "gather_(Tensor(a!) out, Tensor source, Tensor slots, Tensor? rows, Tensor(b!)? fresh, Tensor? rng, int kind, float rate, "
-    "float shift, float spread, int coin, int purpose, int seed, int step, int chain_offset, str backend) -> ()",
+    "float shift, float spread, int coin, int purpose, SymInt seed, SymInt step, SymInt chain_offset, str backend) -> ()",
     _gather,
     lambda *args: None,
 )

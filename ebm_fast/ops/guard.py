@@ -33,7 +33,7 @@ _op = define(
     "guard_(Tensor x, Tensor grad, Tensor? momentum, Tensor? energy, Tensor(a!)? divergence_step, Tensor(b!)? active, "
     "Tensor(c!)? norm_sum, Tensor? step_size_at, Tensor? noise_std_at, Tensor? stretch_at, Tensor? rng, float step_size, "
     "float noise_std, float stretch, float heavy_ball, float prior_precision, float grad_clip, float grad_clip_norm, "
-    "bool kinetic, int step, str backend) -> ()",
+    "bool kinetic, SymInt step, str backend) -> ()",
     _impl,
     lambda *args: None,
 )

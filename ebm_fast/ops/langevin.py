@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ _TAG = PURPOSES["langevin"]
 
 def _impl(x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None, *args: Any) -> None:
     if x.numel():
-        _refuse(x, grad, velocity, norm_sum)
+        _refuse(x, grad, velocity, norm_sum, args)
         route("langevin_step_", x, args[-1])(x, grad, velocity, norm_sum, *args[:-1])
         increment_version(_written(x, velocity, norm_sum))
 
@@ -34,8 +34,16 @@ def _written(x: Tensor, velocity: Tensor | None, norm_sum: Tensor | None) -> Any
     return [t for t in (x, velocity, norm_sum) if t is not None]
 
 
-def _refuse(x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None) -> None:
+_SMALL = ("step_size", "noise_std", "the gradient's factor", "active", "scale", "rng")  # of the arguments after norm_sum
+
+
+def _refuse(x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None, small: Sequence[Any]) -> None:
     """Memory that the kernels cannot read or write as they must."""
+    for t, name in zip(small, _SMALL, strict=False):
+        if t is not None:
+            checks.refuse_overlap(x, "x", t, name, same=False)
+            if velocity is not None:
+                checks.refuse_overlap(velocity, "velocity", t, name, same=False)
     checks.refuse_negated(x, "x")
     if grad is not None:
         checks.refuse_negated(grad, "grad")
@@ -56,7 +64,7 @@ _op = define(
     "langevin_step_(Tensor(a!) x, Tensor? grad, Tensor(b!)? velocity, Tensor(c!)? norm_sum, Tensor? step_size_at, "
     "Tensor? noise_std_at, Tensor? grad_scale, Tensor? active, Tensor? scale, Tensor? rng, float step_size, float noise_std, "
     "float momentum, float prior_precision, float grad_clip, float step_lo, float step_hi, float noise_lo, float noise_hi, "
-    "int purpose, int seed, int step, int chain_offset, str backend) -> ()",
+    "int purpose, SymInt seed, SymInt step, SymInt chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )
@@ -111,7 +119,8 @@ def langevin_step_(
         scale: sigma (*event), shared by all chains, float32 (float64 for a float64 x).
         norm_sum: float64 (n,), += |g| of the active chains, before any clip; x may then not be grad itself.
         seed, step, chain_offset, rng, generator: the noise's counter, see `normal_`. Under torch.compile give `seed` or
-            `rng`: drawing a seed cannot be traced.
+            `rng`: drawing a seed cannot be traced. Counters may change from call to call; numbers such as step_size are part of
+            what was compiled: pass one that changes as a tensor.
         backend: see `ebm_fast.use_backend`.
 
     Returns:
@@ -166,7 +175,7 @@ def langevin_steps(
     s_at, n_at, *rest = flat
     changed = _written(x, velocity, norm_sum)
     if x.numel():
-        _refuse(x, None, velocity, norm_sum)
+        _refuse(x, None, velocity, norm_sum, (s_at, n_at, None, *rest))
     run = bound("langevin_step_", _op, x, backend)
 
     def advance(grad: Tensor | None, step: int) -> None:

@@ -44,7 +44,7 @@ _op = define(
     "metropolis_(Tensor(a!) x, Tensor proposal, Tensor(b!) energy, Tensor proposal_energy, Tensor(c!)? grad, "
     "Tensor? proposal_grad, Tensor(d!)? momentum, Tensor? momentum_before, Tensor? kinetic, Tensor? scale, "
     "Tensor? inverse_factor, Tensor? log_ratio, Tensor(e!)? counters, Tensor? kick_at, Tensor? beta_at, Tensor? rng, "
-    "float kick, float beta, float max_error, int purpose, int seed, int step, int chain_offset, str backend) -> ()",
+    "float kick, float beta, float max_error, int purpose, SymInt seed, SymInt step, SymInt chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )

@@ -327,6 +327,11 @@ def _chain_args(
     )  # fmt: skip
 
 
+def chain_in_lanes(energy_kind: str, dim: int) -> bool:
+    """Whether a vector of the CPU holds elements of one chain of this energy, not one element of each of its chains."""
+    return _C.chain_in_lanes(ENERGIES.index(energy_kind), dim)
+
+
 def chain_cpu(x: Tensor, *args: Any) -> None:
     _C.chain_cpu(*_chain_args(x, *args), threads())
 

@@ -39,7 +39,8 @@ def _impl(out: Tensor, *args: Any) -> None:
 
 
 _op = define(
-    "noise_(Tensor(a!) out, Tensor? rng, int kind, int purpose, int seed, int step, int chain_offset, str backend) -> ()",
+    "noise_(Tensor(a!) out, Tensor? rng, int kind, int purpose, SymInt seed, SymInt step, SymInt chain_offset, str backend) "
+    "-> ()",
     _impl,
     lambda *args: None,
 )

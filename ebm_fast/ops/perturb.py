@@ -25,7 +25,7 @@ def _impl(out: Tensor, noise: Tensor | None, x: Tensor, scale: Tensor | None, si
 
 _op = define(
     "perturb_(Tensor(a!) out, Tensor(b!)? noise, Tensor x, Tensor? scale, Tensor? sigma_at, Tensor? rng, float sigma, "
-    "int purpose, int seed, int step, int chain_offset, str backend) -> ()",
+    "int purpose, SymInt seed, SymInt step, SymInt chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )

@@ -72,7 +72,7 @@ def _by_library(
 _op = define(
     "propose_(Tensor x, Tensor(a!)? proposal, Tensor(b!)? momentum, Tensor? grad, Tensor? scale, Tensor? factor, "
     "Tensor(c!)? kinetic, Tensor? kick_at, Tensor? drift_at, Tensor? persistence_at, Tensor? fresh_at, Tensor? rng, "
-    "float kick, float drift, float persistence, float fresh, int purpose, int seed, int step, int chain_offset, "
+    "float kick, float drift, float persistence, float fresh, int purpose, SymInt seed, SymInt step, SymInt chain_offset, "
     "str backend) -> ()",
     _impl,
     lambda *args: None,

@@ -25,8 +25,8 @@ def _impl(out: Tensor, index: Tensor | None, group: Tensor | None, *args: Any) -
 
 
 _op = define(
-    "randperm_(Tensor(a!) out, Tensor? index, Tensor? group, Tensor? rng, int size, int purpose, int seed, int step, "
-    "int chain_offset, str backend) -> ()",
+    "randperm_(Tensor(a!) out, Tensor? index, Tensor? group, Tensor? rng, int size, int purpose, SymInt seed, SymInt step, "
+    "SymInt chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )

@@ -28,7 +28,7 @@ def _impl(x: Tensor, energy: Tensor, betas: Tensor, grad: Tensor | None, labels:
 
 _op = define(
     "swap_(Tensor(a!) x, Tensor(b!) energy, Tensor betas, Tensor(c!)? grad, Tensor(d!)? labels, Tensor(e!)? counters, "
-    "Tensor? rng, int parity, int purpose, int seed, int step, int chain_offset, str backend) -> ()",
+    "Tensor? rng, int parity, int purpose, SymInt seed, SymInt step, SymInt chain_offset, str backend) -> ()",
     _impl,
     lambda *args: None,
 )

@@ -97,7 +97,8 @@ def _line(axes: Any, x: np.ndarray, y: np.ndarray, colour: str, name: str) -> No
         axes.plot(x, y, color=colour, label=name)
         return
     axes.plot(x, y, color=colour, linewidth=0.5, alpha=0.35)
-    ones = np.ones(window)
-    # Dividing by the overlap keeps the mean unbiased at both ends, where the window hangs over.
-    smooth = np.convolve(y, ones, mode="same") / np.convolve(np.ones(len(y)), ones, mode="same")
+    # Towards both ends the window narrows around its point: cut off on one side it would pull the first value to later ones.
+    ahead = np.arange(len(y))
+    half = np.minimum(window // 2, np.minimum(ahead, ahead[::-1]))
+    smooth = np.array([y[i - h : i + h + 1].mean() for i, h in zip(ahead, half, strict=True)])
     axes.plot(x, smooth, color=colour, linewidth=1.8, label=name)

@@ -409,7 +409,8 @@ def langevin_(
     Example: IGEBM's loop is `langevin_(x, energy, num_steps=60, step_size=10.0, noise_std=0.005, order="noise",
     grad_clip=0.01, clamp=(0, 1))`.
     """
-    numbers = (step_size, noise_std, temperature, grad_clip, grad_clip_norm, momentum, prior_precision, *(clamp or ()))
+    ends = clamp if type(clamp) is tuple else ()
+    numbers = (step_size, noise_std, temperature, grad_clip, grad_clip_norm, momentum, prior_precision, *ends)
     plain = preconditioner is None and type(order) is type(clamp_after) is str and (clamp is None or type(clamp) is tuple)
     make = _made_before if plain and _NUMBERS.issuperset(map(type, numbers)) else Langevin
     sampler = make(step_size, noise_std, temperature, order, clamp, clamp_after, grad_clip, grad_clip_norm, momentum,

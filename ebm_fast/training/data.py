@@ -214,9 +214,9 @@ class BatchStream(Iterator[Any]):
         if len(set(lengths)) > 1:
             raise ValueError(f"tensors: expected equal lengths, got {lengths}")
         self.num_rows = lengths[0]
-        if batch_size < 1 or (drop_last and batch_size > self.num_rows):
+        if type(batch_size) is not int or batch_size < 1 or (drop_last and batch_size > self.num_rows):
             bound = f"1..{self.num_rows} (drop_last=True leaves no batch otherwise)" if drop_last else ">= 1"
-            raise ValueError(f"batch_size: expected {bound}, got {batch_size}")
+            raise ValueError(f"batch_size: expected an int, {bound}, got {batch_size!r}")
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed: expected an integer in 0..2**64-1, got {seed}")
         if rank is not None and rank.world > 1 and not drop_last:

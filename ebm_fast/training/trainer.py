@@ -87,8 +87,8 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         for name, value in (("checkpoint_every", checkpoint_every), ("keep", keep), ("log_every", log_every)):
-            if value < 1:
-                raise ValueError(f"{name}: expected >= 1, got {value}")
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name}: expected an int >= 1, got {value!r}")
         if grad_clip is not None and not grad_clip > 0.0:
             raise ValueError(f"grad_clip: expected None or > 0, got {grad_clip}")
         if autocast not in (None, torch.bfloat16):
@@ -131,6 +131,8 @@ class Trainer:
         """
         from tqdm.auto import tqdm
 
+        if type(num_iterations) is not int:
+            raise TypeError(f"num_iterations: expected an int, got {num_iterations!r}")
         if num_iterations < self.iteration:
             raise ValueError(f"num_iterations: {self.iteration} are done already, got {num_iterations}")
         self._begin()

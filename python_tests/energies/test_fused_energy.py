@@ -165,5 +165,5 @@ def test_states_that_do_not_fit(x, error, words):
 
 
 def test_a_descriptor_of_other_events_is_refused():
-    with pytest.raises(ValueError, match="energy of 2 numbers, x has events of 3"):
+    with pytest.raises(ValueError, match="x must have events of 2 numbers for this energy, got 3"):
         ef.ops.chain_(torch.zeros(4, 3), banana().descriptor(), "hmc", steps=1, step_size=0.1)

@@ -260,8 +260,15 @@ def test_gradients_cost_nothing_in_python(monkeypatch):
     assert len(calls) == 1
 
 
-def test_few_chains_of_long_events_are_stepped_unless_asked_otherwise():
-    """A lane holds a chain: measured, steps are up to ten times as fast there."""
-    energy, sampler = E.Gaussian(torch.zeros(1024)), ef.Langevin(0.01)
-    for n, strategy, ran in ((15, "auto", "step"), (16, "auto", "fused"), (2, "fused", "fused")):
-        assert ef.sample(energy, sampler, normal(n, 1024), num_steps=2, seed=1, strategy=strategy).strategy == ran
+def test_few_chains_are_stepped_through_large_products_unless_asked_otherwise():
+    """Lanes without a chain would multiply too; where a chain has the lanes to itself, whole chains are always taken."""
+    product = E.LogisticRegression(normal(3, 1024), torch.tensor([0.0, 1.0, 1.0]))
+    large = E.LogisticRegression(normal(2049, 1024), (normal(2049) > 0).float())
+    mixture = E.GaussianMixture(normal(65, 1024), 1.0, torch.full((65,), 1 / 65))
+    sampler = ef.Langevin(0.001)
+    for energy, n, strategy, ran in (
+        (product, 3, "auto", "step"), (product, 4, "auto", "fused"), (product, 2, "fused", "fused"), (large, 64, "auto", "step"),
+        (mixture, 1, "auto", "step"), (mixture, 2, "auto", "fused"), (E.PhiFour((32, 32)), 1, "auto", "fused"),
+    ):  # fmt: skip
+        x0 = normal(n, *energy.event_shape)
+        assert ef.sample(energy, sampler, x0, num_steps=2, seed=1, strategy=strategy).strategy == ran

@@ -127,14 +127,13 @@ def test_shapes(name, dtype, op, device):
         check(op, name, FORMS[name]["all"], shape, dtype, device)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_factors_of_any_size(dtype, op, device):
-    """One element, threads or tiles that are filled and that are not, and the largest."""
+def test_factors_of_any_size(op, device):
+    """One element, threads or tiles that are filled and that are not, and the largest. Triton's is of float32 alone: in float64
+    the product is the library's, see ops/proposal.py."""
     native = op("propose_").__module__ != "ebm_fast.kernels.proposal"
-    if dtype == torch.float64 and not native:
-        pytest.skip("that product is the library's, see ops/proposal.py")
-    for shape in [(1,), (5, 2), (9, 16), (70, 31), (3, 8, 8), (17, 127), *([(9, 256)] if native else [])]:
-        check(op, "propose_", FORMS["propose_"]["factor, trajectory"], shape, dtype, device)
+    for dtype in DTYPES if native else DTYPES[:1]:
+        for shape in [(1,), (5, 2), (9, 16), (70, 31), (3, 8, 8), (17, 127), *([(9, 256)] if native else [])]:
+            check(op, "propose_", FORMS["propose_"]["factor, trajectory"], shape, dtype, device)
 
 
 @pytest.mark.parametrize("name", ["leapfrog_", "baoab_", "propose_", "metropolis_"])

@@ -287,7 +287,7 @@ def test_errors():
             loss_of(data[:1])
         with pytest.raises(ValueError, match="batch: expected floating-point states"):
             loss_of(torch.ones(3, dtype=F64))
-        with pytest.raises(ValueError, match=r"out: expected floating-point states \(n, 2\)"):
+        with pytest.raises(ValueError, match=r"batch: expected states \(n, 2\) like those of the noise"):
             loss_of(torch.ones(4, 5, dtype=F64))
         with pytest.raises(FloatingPointError, match="not finite: batch"):
             loss_of(torch.full((4, 2), math.nan, dtype=F64))

@@ -209,6 +209,11 @@ def test_overlapping_memory():
     memory = torch.randn(64)
     with pytest.raises(ValueError, match="grad overlaps x in memory in part"):
         ef.ops.langevin_step_(memory[:32].view(4, 8), memory[8:40].view(4, 8), step_size=0.1, seed=0)
+    state = (memory[:32] + 3.0).view(4, 8)
+    for part in ({"scale": state[1]}, {"step_size": state[0, :4]}, {"noise_std": state[0, :4]},
+                 {"active": state[0].view(torch.uint8)[:4]}):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{next(iter(part))} overlaps x in memory"):
+            ef.ops.langevin_step_(state, torch.zeros(4, 8), **{"step_size": 0.1, "seed": 0, **part})
     x = torch.randn(4, 8)
     wanted = 0.75 * x
     assert torch.allclose(ef.ops.langevin_step_(x, x, step_size=0.25, noise_std=0.0), wanted)
@@ -324,6 +329,27 @@ def test_under_torch_compile(device):
 
     x = torch.randn(8, 5, device=device)
     torch.testing.assert_close(torch.compile(chain, fullgraph=True)(x), chain(x), atol=1e-6, rtol=1e-6)
+
+
+def test_a_counter_that_changes_is_compiled_once(device):
+    """Seed, step and chain are symbols of the graph: twelve steps in a row are no twelve graphs."""
+    graphs = []
+
+    def keep(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def step(x: torch.Tensor, k: int) -> torch.Tensor:
+        ef.ops.propose_(x, momentum=torch.empty_like(x), seed=k + 7, step=k, chain_offset=k)
+        return ef.ops.langevin_step_(x, torch.sin(x), step_size=0.1, seed=2**60 + k, step=k, chain_offset=k)
+
+    x = torch.randn(8, 5, device=device)
+    compiled, y = torch.compile(step, fullgraph=True, backend=keep), x.clone()
+    for k in range(12):
+        step(x, k)
+        compiled(y, k)
+    assert torch.equal(x, y)
+    assert len(graphs) <= 4
 
 
 def test_the_dispatcher_and_the_direct_call_agree():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -125,7 +126,7 @@ def test_schedules_and_per_chain_step_sizes(order):
             x0[i : i + 1].clone(), quadratic(1.0), num_steps=4, step_size=per_chain[i].item(), order=order, seed=5, chain_offset=i
         )
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-6, rtol=1e-6)
-    with pytest.raises(ValueError, match="schedule of 4 steps, the chain is at step 5"):
+    with pytest.raises(ValueError, match=r"schedule of 4 steps, .* from step 0 to step 5"):
         ef.langevin_(x0.clone(), quadratic(1.0), num_steps=5, step_size=steps, seed=0)
 
 
@@ -142,6 +143,8 @@ def test_schedules_and_per_chain_step_sizes(order):
         ({"step_size": 0.1, "grad_clip": 1, "grad_clip_norm": 1}, ValueError, "not both"),
         ({"step_size": 0.1, "temperature": -1}, ValueError, "temperature"),
         ({"step_size": 0.1, "momentum": float("inf")}, ValueError, "momentum"),
+        ({"step_size": np.array([0.1, 0.2])}, TypeError, "step_size must be a number or a tensor, got an array"),
+        ({"step_size": 0.1, "clamp": 3}, TypeError, "clamp must be a pair"),
     ],
 )
 def test_bad_hyper_parameters_are_refused_at_once(kwargs, error, match):
@@ -175,3 +178,11 @@ def test_a_second_run_takes_one_gradient_a_step():
     calls.clear()
     ef.sample(energy, ef.Langevin(0.1), torch.zeros(3, 2), num_steps=10, seed=0)
     assert len(calls) == 11  # the last kept sample's energy
+
+
+def test_a_schedule_that_ends_too_soon_moves_nothing():
+    x = torch.ones(4, 2)
+    for arguments in ({"num_steps": 3, "step_size": 0.1, "clamp": 3}, {"num_steps": 3, "step_size": (0.1, 0.2)}):
+        with pytest.raises((TypeError, ValueError), match=r"clamp must be a pair|schedule of 2 steps"):
+            ef.langevin_(x, lambda x: x.square().sum(1), **arguments)
+    assert torch.equal(x, torch.ones(4, 2))

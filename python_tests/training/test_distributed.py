@@ -84,6 +84,8 @@ def work(directory: Path) -> None:
     assert resumed.resume() and resumed.iteration == 4
     trained(resumed)
     states = [load_checkpoint(latest_checkpoint(d / f"rank-{rank.index}"))["parts"] for d in (part, whole)]  # type: ignore[arg-type]
+    settings = [parts["objective"].pop("settings") for parts in states]
+    assert settings[0] == settings[1]
     torch.testing.assert_close(*states, rtol=0, atol=0)
     torch.manual_seed(rank.index)
     net = MLPEnergy(2, (4,))

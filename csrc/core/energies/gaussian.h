@@ -11,7 +11,7 @@ struct GaussianDiagonal {
     static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch) {
         Sums<V, G> sum;
         EBM_FAST_EACH(i, share) {
-            const V mu = broadcast<V>(q.p[i]), a = broadcast<V>(q.p[share.dim + i]);
+            const V mu = share.template load<V>(q.p, i), a = share.template load<V>(q.p + share.dim, i);
             EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) {
                 const V y = x[i * G + g] - mu, slope = a * y;
