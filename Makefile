@@ -72,8 +72,10 @@ demo test: export GOMP_SPINCOUNT ?= 30000
 demo: $(READY)
 	$(HOME_DIR)/bin/ebm-fast demo $(ARGS)
 
+# Without a GPU to share, files of tests are dealt out to as many processes as there are cores, where pytest-xdist is at hand.
+DEALT = $(if $(filter cpu,$(DEVICE)),$(shell $(PY) -c 'import xdist; print("-n auto --maxprocesses 8 --dist loadgroup")' 2>/dev/null))
 test: $(READY)
-	$(PY) -m pytest --device $(DEVICE) $(ARGS)
+	$(PY) -m pytest --device $(DEVICE) $(DEALT) $(ARGS)
 
 lint: $(READY)
 	ruff check .

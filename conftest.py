@@ -22,7 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: torch sees no CUDA device")
-    torch.set_num_threads(min(torch.get_num_threads(), MOST_THREADS))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, min(torch.get_num_threads() // workers, MOST_THREADS)))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -33,7 +34,15 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"ebm_fast: {built}, torch {torch.__version__}, {torch.get_num_threads()} threads, {config.getoption('--device')}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+LONG = ("packaging", "kernels")  # they wait for compilers
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # a file's tests share fixtures, those of packaging one build; the long ones begin
+        items.sort(key=lambda item: not any(f"/{folder}/" in item.nodeid for folder in LONG))
+        for item in items:
+            file = item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group("packaging" if "/packaging/" in file else file))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):

@@ -69,8 +69,9 @@ class MLPEnergy(Summable, nn.Module):
         """E(x)."""
         h = x.flatten(1)
         if h.shape[1] != self.dim:
+            flat = f" or (n, {self.dim})" if len(self.event_shape) > 1 else ""
             shape = ", ".join(map(str, ("n", *self.event_shape)))
-            raise ValueError(f"x must have shape ({shape}) for this MLPEnergy, or (n, {self.dim}), got {tuple(x.shape)}")
+            raise ValueError(f"x must have shape ({shape}){flat} for this MLPEnergy, got {tuple(x.shape)}")
         if self.precision == "bfloat16":
             return self._rounded(h)
         last: nn.Module = self.layers[-1]

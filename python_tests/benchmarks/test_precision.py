@@ -12,7 +12,7 @@ import torch
 import ebm_fast as ef
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "training_cost.md").read_text()
-CELL = r"((?:yes|no)[^|]*) \|"
+CELL = r"((?:yes|no)\b[^|]*) \|"
 ROWS = {row[0]: row[1:] for row in re.findall(rf"^\| (\w+(?:, [^|]+)?) \| {CELL} {CELL}$", PAGE, flags=re.M)}
 
 

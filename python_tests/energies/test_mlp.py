@@ -150,8 +150,9 @@ def test_bad_arguments_are_named(arguments, error, words):
 
 
 def test_a_state_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="events of 2 numbers"):
-        MLPEnergy(2)(torch.zeros(3, 4))
+    for dim, words in ((2, r"shape \(n, 2\) for"), ((2, 3), r"shape \(n, 2, 3\) or \(n, 6\) for")):
+        with pytest.raises(ValueError, match=f"x must have {words} this MLPEnergy, got .3, 4."):
+            MLPEnergy(dim)(torch.zeros(3, 4))
 
 
 def _spectral(mlp: MLPEnergy) -> None:
