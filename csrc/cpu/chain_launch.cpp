@@ -59,8 +59,9 @@ void chain_cpu(const ChainParams& c, int threads) {
     bool failed = packed && !parameters;
     if (failed) throw std::bad_alloc();
     if (packed) (mlp ? mlp->pack : k.pack)(c, parameters);
-    // A tile's step costs at least a microsecond: short calls of few chains stay on one thread.
-    const int64_t work = c.steps * (groups ? (c.dim + 8) * groups : c.dim / lanes + 8);
+    // Multiply-adds of a tile: short calls of few chains stay on one thread. Packed parameters are read in each evaluation.
+    const int64_t evaluations = c.transition == TransitionKind::hmc ? c.leapfrogs : 1;
+    const int64_t work = c.steps * evaluations * (groups ? (c.dim + 8 + packed) * groups : c.dim / lanes + 8);
     const int64_t grain = work >= 512 ? 1 : (512 + work - 1) / work;
     parallel_for(tiles, grain, 1, threads, [&](int64_t begin, int64_t end) {
         void* space = workspace.of(bytes);

@@ -17,7 +17,7 @@ from .keep import Kept, Moments, Pace, first_guess
 from .state import ChainState, StepInfo
 
 # What a descriptor promises to be equal to: a subclass that redefines one of these without it means another energy.
-_DEFINING = ("forward", "energy_and_grad", "grad", "_energy", "_both", "_gradient", "_act", "_rounded")
+_DEFINING = ("forward", "__call__", "energy_and_grad", "grad", "_energy", "_both", "_gradient", "_act", "_rounded")
 
 
 def _described(energy: Any) -> tuple[str, Any]:
@@ -35,8 +35,9 @@ def _described(energy: Any) -> tuple[str, Any]:
         return f"{type(energy).__name__} defines {own}() anew and not its descriptor", None
     if any(m._forward_hooks or m._forward_pre_hooks for m in (energy.modules() if isinstance(energy, torch.nn.Module) else ())):
         return "the energy has forward hooks, which the native engine would not call", None
-    if "forward" in vars(energy):
-        return "forward() is defined anew on this instance, and its descriptor is not", None
+    own = next((name for name in _DEFINING if name in getattr(energy, "__dict__", ())), None)
+    if own is not None and "descriptor" not in vars(energy):
+        return f"{own}() is defined anew on this instance, and its descriptor is not", None
     try:
         return "", energy.descriptor()
     except ValueError as error:
@@ -71,14 +72,19 @@ def _unfit(kind: str, sampler: Any, x: Tensor, condition: Mapping[str, Any] | No
     return f"{type(sampler).__name__} has no whole-chain form" if unfit is None else unfit(x)
 
 
+_PRODUCTS = ("gaussian_dense", "logistic_regression", "mlp")  # energies that are products with matrices
+
+
 def pays(descriptor: Any, x: Tensor) -> bool:
     """Whether whole chains are the faster way for a run like this, by measurement (docs/performance.md). On the CPU torch is
     ahead where an energy's many parameters are read for a few long chains, whose tile leaves most lanes and threads empty, and
     where a matrix outgrows the caches, which a tile of chains reads anew in each step."""
-    if x.device.type != "cpu" or x.numel() < 1024 * x.shape[0]:
+    if x.device.type != "cpu":
         return True
     numbers = descriptor.parameters.numel()
-    if descriptor.kind in ("gaussian_dense", "logistic_regression", "mlp"):
+    if x.numel() < 1024 * x.shape[0]:
+        return x.shape[0] >= 8 or numbers < 2**17 or descriptor.kind not in _PRODUCTS
+    if descriptor.kind in _PRODUCTS:
         return x.shape[0] >= 4 and numbers <= 2**21
     return descriptor.kind != "mixture" or x.shape[0] > 1 or numbers <= 2**17
 
@@ -166,7 +172,7 @@ class FusedTransition:
     def record(self, done: int, count: int, thin: int, kept: Kept, average: Moments | None) -> int:
         """At most `count` steps from the `done`-th on, in one call that adapts nothing: whole rows of `thin` steps each, or a
         part of one. Returns how many."""
-        count = min(count, self._most())
+        count = min(count, self._most(), count if average is None else average.room())
         row, begun = divmod(done, thin)
         if begun or count < thin or row >= kept.rows:
             count = min(count, thin - begun)

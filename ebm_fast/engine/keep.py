@@ -82,22 +82,50 @@ class Kept:
 
 
 class Moments:
-    """Streaming mean and variance of what a transition records."""
+    """Streaming mean and variance of what a transition records: over BLOCK steps in the states' dtype, and over the blocks in
+    float64. Sums in float32 alone would lose a hundredth of the variance in ten million steps.
+
+    Source of the merge: Chan, Golub and LeVeque 1979.
+    """
+
+    BLOCK = 2**14
 
     def __init__(self, x: Tensor, backend: str | None) -> None:
         x = x.float() if x.itemsize < 4 else x
-        self.mean, self.squares = torch.zeros_like(x), torch.zeros_like(x)
-        self.count, self._backend = 0, backend
+        self.mean, self.squares = torch.zeros_like(x), torch.zeros_like(x)  # of the block
+        self.count = 0
+        self._total_mean, self._total_squares = torch.zeros_like(x, dtype=torch.float64), torch.zeros_like(x, dtype=torch.float64)
+        self._total, self._backend = 0, backend
+
+    def room(self) -> int:
+        """Steps until the block is full; an empty one is begun where it is."""
+        if self.count >= self.BLOCK:
+            self._merge()
+        return self.BLOCK - self.count
+
+    def _merge(self) -> None:
+        both = self._total + self.count
+        off = self.mean - self._total_mean
+        self._total_mean += off * (self.count / both)
+        self._total_squares += self.squares + off.square_() * (self._total * self.count / both)
+        self._total, self.count = both, 0
+        self.mean.zero_(), self.squares.zero_()
 
     def update(self, x: Tensor) -> None:
+        self.room()
         self.count += 1
         moments_(x.to(self.mean.dtype).contiguous(), self.mean, self.squares, count=self.count, backend=self._backend)
 
-    def snapshot(self) -> tuple[Tensor, Tensor, int]:
-        return self.mean.clone(), self.squares.clone(), self.count
+    def snapshot(self) -> tuple[Any, ...]:
+        tensors = (self.mean, self.squares, self._total_mean, self._total_squares)
+        return *(t.clone() for t in tensors), self.count, self._total
 
-    def restore(self, snapshot: tuple[Tensor, Tensor, int]) -> None:
-        self.mean, self.squares, self.count = snapshot
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        self.mean, self.squares, self._total_mean, self._total_squares, self.count, self._total = snapshot
 
-    def variance(self) -> Tensor:
-        return self.squares / max(self.count - 1, 1)
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of all steps so far, in the states' dtype."""
+        if self.count:
+            self._merge()
+        dtype = self.mean.dtype
+        return self._total_mean.to(dtype), (self._total_squares / max(self._total - 1, 1)).to(dtype)

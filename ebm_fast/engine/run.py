@@ -283,9 +283,10 @@ def sample(
     def result(at: ChainState, steps: int) -> Run:
         samples, energy, hamiltonian = kept.until(steps // thin)
         assert at.divergence_step is not None
+        mean, variance = (None, None) if average is None else average.result()
         stats = RunStats(
             grad_norm=transition.grad_norm(), divergence_step=at.divergence_step.clone(),
-            mean=None if average is None else average.mean, variance=None if average is None else average.variance(),
+            mean=mean, variance=variance,
             energy=energy, hamiltonian=hamiltonian, **transition.stats(),
         )  # fmt: skip
         return Run(samples, transition.position(at).clone(), stats, at.clone(), name, steps)

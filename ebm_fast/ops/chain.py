@@ -107,6 +107,8 @@ def check_descriptor(descriptor: Any, x: Tensor) -> None:
     size = x.numel() // x.shape[0] if x.shape[0] else dim
     if dim != size:
         raise ValueError(f"x must have events of {dim} numbers for this energy, got {size}: shape {tuple(x.shape)}")
+    if dim < 1 or any(type(i) is not int or i < (0 if kind == "mlp" else 1) for i in integers):
+        raise ValueError(f"descriptor.dim and descriptor.integers must be positive ints, got {dim} and {integers}")
     try:
         wanted = sizes[kind](dim, *integers)
     except TypeError:
@@ -198,8 +200,9 @@ def chain_(
         step_size, noise_std, beta, persistence: s, n, beta, c: numbers, tensors () or (n,), or schedules (steps, 1), (steps, n).
         scale: sigma (*event), float32.
         momentum: carried momentum (hmc with flip, baoab) or velocity (langevin's heavy ball), like x.
-        energy, grad: E (n,) and its gradient (n, *event) at x after the last step, written where given; `carried`: they hold
-            those of x at the beginning, which saves one evaluation.
+        energy, grad: E (n,) and its gradient (n, *event) at x after the last step, written where given (the gradient not by
+            transitions that know none: "random_walk", and "langevin" with `noise_first`); `carried`: they hold those of x at the
+            beginning, which saves one evaluation.
         divergence_step: int64 (n,), -1 where no divergence: chains that cannot go on are frozen and their step is entered
             ("langevin", "baoab"). None: nothing is looked for.
         norm_sum: float64 (n,), += |g| of each step.
@@ -227,6 +230,8 @@ def chain_(
     b, b_at = _coefficient(beta, "beta", x, steps)
     p, p_at = _coefficient(persistence, "persistence", x, steps)
     lengths = None
+    if isinstance(leapfrogs, bool) or not (isinstance(leapfrogs, int) or all(type(length) is int for length in leapfrogs)):
+        raise TypeError(f"leapfrogs must be an int or ints, one per step, got {leapfrogs!r}")
     if not isinstance(leapfrogs, int):
         lengths = torch.tensor(list(leapfrogs), dtype=torch.int32)
         shortest, leapfrogs = (int(lengths.min()), int(lengths.max())) if lengths.numel() else (1, 1)
@@ -238,6 +243,8 @@ def chain_(
     if shortest < 1:
         raise ValueError(f"leapfrogs must be at least 1, got {shortest}")
     checks.event_like(scale, "scale", x)
+    for pair, name in ((step_bounds, "step_bounds"), (noise_bounds, "noise_bounds")):
+        checks.bounds(pair, name)
     carries = flip or transition == "baoab" or (transition == "langevin" and heavy_ball != 0.0)
     if carries and momentum is None:
         raise ValueError("momentum must be given, a tensor like x that carries it from call to call")

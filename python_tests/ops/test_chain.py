@@ -351,6 +351,9 @@ def test_the_stationary_law_of_a_long_run():
         ({"step_size": -0.1}, ValueError, "step_size"),
         ({"step_size": torch.ones(5)}, ValueError, r"step_size must be .* got \(5,\)"),
         ({"leapfrogs": [1, 2]}, ValueError, "one per step, got 2"),
+        ({"leapfrogs": True}, TypeError, "leapfrogs must be an int or ints"),
+        ({"leapfrogs": [1.7] * 10}, TypeError, "leapfrogs must be an int or ints"),
+        ({"step_bounds": (1.0, -1.0)}, ValueError, "step_bounds must be a pair"),
         ({"leapfrogs": 0}, ValueError, "leapfrogs must be at least 1"),
         ({"flip": True}, ValueError, "momentum must be given"),
         ({"momentum": torch.zeros(4, 2)}, ValueError, "momentum is not carried"),
@@ -401,3 +404,12 @@ def test_versions_move_and_nothing_happens_without_steps():
     empty = torch.zeros(0, 2)
     assert chain_(empty, target, "hmc", steps=3, step_size=0.1, seed=1) is empty
     assert ef.ops.chain_ is chain_
+
+
+@pytest.mark.parametrize(
+    ("kind", "dim", "integers"), [("logistic_regression", 1, (-1,)), ("phi_four", 6, (-2, -3)), ("mixture", 1, (0,))]
+)
+def test_sizes_are_positive(kind, dim, integers):
+    bad = SimpleNamespace(kind=kind, dim=dim, integers=integers, parameters=torch.zeros(2))
+    with pytest.raises(ValueError, match="must be positive ints"):
+        ef.ops.chain_(torch.zeros(4, dim), bad, "random_walk", steps=1, step_size=0.1)
