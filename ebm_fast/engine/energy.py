@@ -74,7 +74,10 @@ class EnergyFunction:
 
     def value(self, x: Tensor) -> Tensor:
         """E(x) without a gradient, in x's dtype. x # (n, *event) -> (n,)"""
+        version = None if x.is_inference() else x._version
         e = self._checked(self._quietly(self.energy, x), x)
+        if version is not None and x._version != version:
+            raise ValueError("energy changed x in place: the chain would stand where no sampler moved it; clone x first")
         return e.detach().to(x.dtype).contiguous()
 
     def gradient(self, x: Tensor) -> Tensor:

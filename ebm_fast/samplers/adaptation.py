@@ -185,14 +185,16 @@ class Adapter:
         extra["mass_count"] = total
 
     def _set_mass(self, state: ChainState, transition: Any) -> None:
-        """Inverse mass = regularised (co)variance (Stan's), and a fresh search for the step size in the new geometry."""
+        """Inverse mass = regularised (co)variance, and a fresh search for the step size in the new geometry. Variances are drawn
+        to a small number as Stan draws them, covariances to those of independent coordinates, whatever the unit of each."""
         extra, x = state.extra, state.x
         count = extra["mass_count"]
         covariance = extra["mass_squares"] / (count - 1.0)
         weight = count / (count + 5.0)
         if self.settings.mass == "dense":
-            eye = torch.eye(covariance.shape[0], dtype=covariance.dtype, device=x.device)
-            extra["inverse_mass"] = (weight * covariance + 1e-3 * (1.0 - weight) * eye).to(x.dtype)
+            variances = covariance.diagonal()
+            alone = torch.where(variances > 0.0, variances, 1e-3).diag()
+            extra["inverse_mass"] = (weight * covariance + (1.0 - weight) * alone).to(x.dtype)
         else:
             extra["scale"] = (weight * covariance + 1e-3 * (1.0 - weight)).sqrt().to(x.dtype)
         transition.new_mass()

@@ -220,7 +220,7 @@ class HMCTransition(AcceptReject):
         """Read the mass: the adapted one, else the sampler's."""
         extra, x, given = self.state.extra, self.state.x, self.sampler.inverse_mass
         event, d = tuple(x.shape[1:]), x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
-        self._bound = None
+        self._bound, before = None, getattr(self, "_dense", None)
         self._dense: tuple[Tensor, Tensor, Tensor] | None = None  # M^-1 = R R', R', (R^-1)'
         self._scale: Tensor | None = None
         adapted = extra if self.adapter is not None else {}
@@ -237,6 +237,10 @@ class HMCTransition(AcceptReject):
             root, failed = torch.linalg.cholesky_ex(inverse.double())
             if "inverse_mass" not in adapted and (bool(failed) or not torch.allclose(inverse, inverse.T, rtol=1e-4)):
                 raise ValueError("inverse_mass must be symmetric and positive definite")
+            if "inverse_mass" in adapted:  # one that rounding has spoiled: the mass stays what it was
+                last = (torch.eye(d, dtype=x.dtype, device=x.device),) * 2 if before is None else before[:2]
+                inverse = extra["inverse_mass"] = torch.where(failed == 0, inverse, last[0])
+                root = torch.where(failed == 0, root, last[1].T.double())
             back = torch.linalg.solve_triangular(root, torch.eye(d, dtype=root.dtype, device=x.device), upper=False)
             self._dense = (inverse, root.T.contiguous().to(x.dtype), back.T.contiguous().to(x.dtype))
             self._kick = x.new_empty((x.shape[0], d))

@@ -192,6 +192,9 @@ class LangevinTransition(Transition):
 
     def exchangeable(self) -> tuple[Tensor, Tensor | None]:
         energy = self.energy_now()
+        if energy.dtype is not self.state.x.dtype:
+            energy = energy.to(self.state.x.dtype)
+            self._evaluated = None if self._evaluated is None else (energy, self._evaluated[1])
         return energy, None if self._evaluated is None else self._evaluated[1]
 
     def energy_now(self) -> Tensor:

@@ -168,6 +168,7 @@ class MetropolisHastingsTransition(AcceptReject):
 
     def propose(self, k: int, age: int) -> None:
         state, counter = self.state, self.counter(k)
+        version = None if state.x.is_inference() else state.x._version
         with torch.no_grad():
             answer = self.sampler.propose(state.x, ProposalNoise(state.x, counter))
         proposal, ratio = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
@@ -178,7 +179,7 @@ class MetropolisHastingsTransition(AcceptReject):
         if ratio is not None and (not isinstance(ratio, Tensor) or ratio.shape != (n,)):
             got = str(tuple(ratio.shape)) if isinstance(ratio, Tensor) else type(ratio).__name__
             raise ValueError(f"propose must return the log ratio with shape ({n},), one number per chain, got {got}")
-        if proposal.data_ptr() == state.x.data_ptr():
+        if proposal.data_ptr() == state.x.data_ptr() or (version is not None and state.x._version != version):
             raise ValueError("propose changed x in place; return a new tensor")
         self.decide(proposal.contiguous(), None if ratio is None else ratio.double().contiguous(), age, counter)
 

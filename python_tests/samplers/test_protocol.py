@@ -153,3 +153,37 @@ def test_a_dense_mass_is_a_change_of_coordinates(make):
         torch.testing.assert_close(dense.samples, unit.samples @ root.T, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(dense.stats.hamiltonian, unit.stats.hamiltonian, rtol=1e-9, atol=1e-9)
         assert 0.3 < float(dense.stats.acceptance.mean()) < 0.98
+
+
+def test_what_writes_to_the_state_is_refused():
+    """A proposal that moves x and returns a copy would be accepted twice; an energy that clamps x moves it behind the sampler."""
+
+    def moves(x: torch.Tensor, noise: object) -> torch.Tensor:
+        x += 1.0
+        return x.clone()
+
+    def clamps(x: torch.Tensor) -> torch.Tensor:
+        return x.clamp_(-1.0, 1.0).square().sum(1)
+
+    with pytest.raises(ValueError, match="propose changed x in place"):
+        ef.sample(bowl, ef.MetropolisHastings(moves), start(), num_steps=1, seed=0)
+    with pytest.raises(ValueError, match="energy changed x in place"):
+        ef.sample(clamps, ef.RandomWalkMetropolis(0.5), start(), num_steps=1, seed=0)
+
+
+def test_replicas_of_langevin_take_energies_of_another_dtype():
+    sampler = ef.ReplicaExchange(ef.Langevin(0.1), (1.0, 0.5))
+    runs = [ef.sample(energy, sampler, start(), num_steps=6, seed=0) for energy in (bowl, lambda x: bowl(x.double()))]
+    torch.testing.assert_close(runs[0].samples, runs[1].samples)
+
+
+def test_a_dense_mass_is_learnt_in_any_unit():
+    """Deviations of 1000, and of 1000 and 0.001, in float32: the mass can be factored, and the chains spread as they must."""
+    for scale in (torch.full((60,), 1e3), torch.cat((torch.full((15,), 1e3), torch.full((15,), 1e-3)))):
+        target = ef.energies.Gaussian(torch.zeros(len(scale)), variance=scale.square())
+        sampler = ef.HMC(1e-4, 10, leapfrog_jitter=True, adapt=ef.Adaptation(mass="dense"))
+        run = ef.sample(target, sampler, target.sample(8, seed=3), num_steps=200, warmup=400, seed=1)
+        spread = run.samples.flatten(0, 1).std(0) / scale
+        assert run.stats.adapted["step_size"] > 0.1
+        assert spread.min() > 0.7
+        assert spread.max() < 1.4
