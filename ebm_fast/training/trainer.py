@@ -255,7 +255,13 @@ class Trainer:
         state = {name: part.state_dict() for name, part in self._parts.items()}
         self._log.flush()
         self._rolled_back = False
-        return self._snapshots.save({"iteration": self.iteration, "generators": generators, "parts": state})
+        return self._snapshots.save(
+            {"iteration": self.iteration, "generators": generators, "parts": state, "classes": self._classes()}
+        )
+
+    def _classes(self) -> dict[str, str]:
+        """Of the parts whose state does not tell: Adam's numbers would be taken by SGD, and fail or mislead it later."""
+        return {name: type(part).__name__ for name, part in self._parts.items() if name in ("optimizer", "scheduler")}
 
     def resume(self) -> bool:
         """Continue from the last checkpoint in `directory` (of several processes: that all of them have); False where there is
@@ -278,6 +284,9 @@ class Trainer:
             raise ValueError(
                 f"{self.directory}: expected the state of {sorted(self._parts)}, found {sorted(state['parts'])}"
             )
+        for name, saved in state.get("classes", self._classes()).items():
+            if saved != (ours := self._classes()[name]):
+                raise ValueError(f"{self.directory}: expected the state of a {ours} as {name}, found that of a {saved}")
         try:
             load_all({name: part for name, part in self._parts.items() if name not in but}, state["parts"])
         except ValueError as error:

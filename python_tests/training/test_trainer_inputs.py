@@ -32,7 +32,8 @@ def trainer(batches, name: str = "pcd", **options) -> Trainer:
     torch.manual_seed(0)
     net = ConvNetEnergy(1, 8, (8, 8), (8,), activation="silu")
     made = objective(name, net)
-    return Trainer(net, made, torch.optim.Adam(made.parameters(), 1e-3), batches, progress=False, **options)
+    optimizer = options.pop("optimizer", torch.optim.Adam)
+    return Trainer(net, made, optimizer(made.parameters(), 1e-3), batches, progress=False, **options)
 
 
 @pytest.mark.parametrize("name", ["pcd", "nce", "dsm", "ssm", "adance"])
@@ -101,3 +102,14 @@ def test_parts_that_lack_what_a_trainer_needs():
     for dtype in (torch.float16, torch.float64):
         with pytest.raises(ValueError, match="autocast"):
             trainer(BatchStream(DATA, 16), autocast=dtype)
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    made = trainer(BatchStream(DATA, 8, seed=0), "dsm", directory=tmp_path)
+    made.fit(2)
+    other = trainer(BatchStream(DATA, 8, seed=0), "dsm", directory=tmp_path, optimizer=torch.optim.SGD)
+    before = {name: p.clone() for name, p in other.module.state_dict().items()}
+    with pytest.raises(ValueError, match="expected the state of a SGD as optimizer, found that of a Adam"):
+        other.resume()
+    assert all(torch.equal(before[name], p) for name, p in other.module.state_dict().items())
+    assert trainer(BatchStream(DATA, 8, seed=0), "dsm", directory=tmp_path).resume()
