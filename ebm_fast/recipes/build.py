@@ -16,6 +16,7 @@ from ebm_fast.models import ConvNetEnergy
 from ebm_fast.training import (
     EMA,
     BatchStream,
+    Images,
     ReplayBuffer,
     Split,
     Trainer,
@@ -38,27 +39,47 @@ def load_data(name: str, root: Path | None) -> Split:
     Raises ValueError for an unknown name, or a root that is missing or not needed; for what is wrong with
     files, see `ebm_fast.training.data.load_mnist`.
     """
+    return Split(_load(name, root, train=True), _load(name, root, train=False))
+
+
+def _load(name: str, root: Path | None, train: bool) -> Images:
+    """One part of the files; errors as `load_data`."""
     if name not in IMAGES:
         raise ValueError(f"data: expected one of {', '.join(IMAGES)}, got {name!r}")
     if name == "digits":
         if root is not None:
             raise ValueError(f"root: the digits are bundled with scikit-learn and need no folder, got {root}")
-        return load_digits()
+        split = load_digits()
+        return split.train if train else split.held_out
     if root is None:
         raise ValueError(f"root: expected the folder with the files of {name} (--root DIR), got none")
     if not root.is_dir():
         raise NotADirectoryError(f"root: {root} is not a folder")
     load = {"mnist": load_mnist, "fashion_mnist": load_fashion_mnist, "cifar10": load_cifar10}[name]
-    return Split(load(root, train=True), load(root, train=False))
+    return load(root, train=train)
 
 
 def training_data(config: Config) -> Tensor:  # (n, *event)
-    """Images in [-1, 1], or points of the plane; errors as `load_data`."""
+    """Images in [-1, 1], of the training files alone, or points of the plane; errors as `load_data`."""
     if config.data in IMAGES:
-        return load_data(config.data, None if config.root is None else Path(config.root)).train.images
+        return _load(config.data, None if config.root is None else Path(config.root), train=True).images
     if config.root is not None:
         raise ValueError(f"root: {config.data} is drawn and needs no folder, got {config.root}")
     return make_toy(config.data).sample(_POINTS, seed=config.seed)
+
+
+def device(config: Config) -> torch.device:
+    """Of the settings; ValueError for one that is not here."""
+    try:
+        found = torch.device(config.device)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {config.device}")
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found.type == "cuda" and (found.index or 0) >= here:
+        raise ValueError(f"device: expected one that PyTorch sees (cpu and {here} of cuda), got {config.device}")
+    return found
 
 
 class Task:
@@ -111,7 +132,10 @@ class Task:
         return self.config.loss.sigma
 
     def buffer(self) -> ReplayBuffer:
-        chains = self.config.chains
+        chains, batch = self.config.chains, self.config.optimizer.batch_size
+        assert batch is not None
+        if chains.buffer_size < batch:
+            raise ValueError(f"chains.buffer_size: expected at least the batch of {batch}, got {chains.buffer_size}")
         return ReplayBuffer(
             self.rank.share(chains.buffer_size, "buffer_size"), self.event, init=self.init(),
             rejuvenation=chains.rejuvenation, device=self.data.device, seed=self.config.seed,
@@ -151,8 +175,9 @@ def build_trainer(
     Raises ValueError or TypeError naming a setting that does not fit.
     """
     config = config.resolved()
-    rank = rank or Rank(device=torch.device(config.device))
+    rank = rank or Rank(device=device(config))
     task = Task(config, data.to(rank.device), rank)
+    task.sampler()  # of the samples at the end, which every objective has
     objective, o = OBJECTIVES[config.objective](task), config.optimizer
     assert o.batch_size is not None
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,10 @@ Data = Literal[
 Objective = Literal["cd", "pcd", "short_run", "adance", "nce", "cnce", "dsm", "ssm"]
 IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10")
 FILE = "config.json"
+_LEAST = {
+    "iterations": 1, "threads": 1, "seed": 0, "chains.num_steps": 1, "chains.buffer_size": 1, "optimizer.batch_size": 1,
+    "optimizer.warmup": 1, "sampling.num_samples": 1, "sampling.num_steps": 0, "sampling.denoising_steps": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,10 +156,12 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        for name, least in (("iterations", 1), ("threads", 1), ("seed", 0)):
-            value = getattr(self, name)
+        for name, least in _LEAST.items():
+            value = attrgetter(name)(self)
             if value is not None and not least <= value < 2**63:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
+        if not 0.0 < self.network.prior_std < math.inf:
+            raise ValueError(f"network.prior_std: expected a finite number above 0, got {self.network.prior_std}")
 
     def resolved(self) -> Config:
         """With a number for all that was left to the data."""

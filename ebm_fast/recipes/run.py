@@ -12,10 +12,10 @@ from torch import Tensor
 
 import ebm_fast as ef
 from ebm_fast.plotting import density_2d, grids_side_by_side, metric_curves
-from ebm_fast.training import distributed
+from ebm_fast.training import distributed, latest_checkpoint
 from ebm_fast.training.distributed import Rank
 
-from .build import Task, build_trainer, training_data
+from .build import Task, build_trainer, device, training_data
 from .config import FILE, Config, save_config
 from .sampling import from_noise
 
@@ -26,8 +26,9 @@ _SHOWN = 100  # images in the picture
 def run(config: Config, out: Path, *, resume: bool = False, progress: bool = True) -> Tensor | None:
     """Train as the settings say, sample, and leave config.json, checkpoint/, samples.png and curves.png in `out`.
 
-    A run that was stopped at any moment goes on with `resume` to the bits of one that was not. Under torchrun every process has
-    its share of batch and buffer, and the first one writes. Returns the samples # (n, *event), None in the other processes.
+    A run that was stopped at any moment goes on with `resume` to the bits of one that was not: from its last checkpoint, or from
+    the beginning where it has none yet. torch's generators are seeded. Under torchrun every process has its share of batch and
+    buffer, and the first one writes. Returns the samples # (n, *event), None in the other processes.
 
     Raises:
         ValueError, OSError: a setting, a data file or a checkpoint is not as expected; `out` holds a run already.
@@ -37,7 +38,7 @@ def run(config: Config, out: Path, *, resume: bool = False, progress: bool = Tru
     if missing := [package for package in _PACKAGES if find_spec(package) is None]:
         raise ModuleNotFoundError(f"ebm-fast train needs {', '.join(missing)}: pip install 'ebm_fast[train]'")
     config = config.resolved()
-    rank = distributed.start(config.device)
+    rank = distributed.start(device(config))
     try:
         return _run(config, out, resume, progress, rank)
     finally:
@@ -50,11 +51,18 @@ def _run(config: Config, out: Path, resume: bool, progress: bool, rank: Rank) ->
         raise FileExistsError(f"out: {out} holds a run; go on with --resume {out}, or choose another --out")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
     trainer, task = build_trainer(config, training_data(config), out / "checkpoint", rank, progress=progress)
     assert trainer.ema is not None and trainer.directory is not None
+    if resume and not (out / FILE).is_file():
+        raise FileNotFoundError(f"resume: {out} holds no run")
     if resume and not trainer.resume():
-        of = f" of {rank.world} processes" if rank.world > 1 else ""
-        raise FileNotFoundError(f"resume: {out} holds no checkpoint{of}")
+        folders = [out / "checkpoint", *(out / "checkpoint").glob("rank-*")]
+        if any(latest_checkpoint(folder) for folder in folders):  # of another number of processes, or not of all of them
+            raise FileNotFoundError(
+                f"resume: {out} holds no checkpoint of all of {rank.world} process{'es' * (rank.world > 1)}; go on with as many "
+                f"as before, or remove {out / 'checkpoint'} to begin again"
+            )
     if not resume and rank.index == 0:
         out.mkdir(parents=True, exist_ok=True)
         save_config(config, out / FILE)

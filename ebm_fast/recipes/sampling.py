@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -27,14 +28,18 @@ def from_noise(
     """num_steps of ``sampler``, then denoising_steps with noise that falls linearly to 0.
 
     Args:
-        sampler: with a constant temperature, or a constant noise_std.
+        sampler: with a constant temperature, or a constant noise_std: numbers, or tensors () or (n,).
         start: (n, *event), overwritten.
         first_step: where in the random stream of ``seed`` the chains begin.
 
     Returns:
         The samples (n, *event); states (T, min(n, RECORDED), *event) of the first chains at T moments; and
         the steps at which they were taken, 0 first.
+
+    Raises ValueError for a sampler with a schedule.
     """
+    if sampler.has_schedule():
+        raise ValueError("sampler: expected constant step_size, noise_std and temperature, got a schedule")
     moments = [0, *(moment for moment in _MOMENTS if moment < num_steps), num_steps]
     frames = [start[:RECORDED].clone()]
     x = start
@@ -44,11 +49,11 @@ def from_noise(
     if not denoising_steps:
         return x, torch.stack(frames), moments
     falling = [1.0 - (i + 1) / denoising_steps for i in range(denoising_steps)]
-    if isinstance(sampler.noise_std, float):
-        quieter = replace(sampler, noise_std=[sampler.noise_std * f for f in falling])
+    loud: Any = sampler.temperature if sampler.noise_std is None else sampler.noise_std
+    if sampler.noise_std is None:
+        quieter = replace(sampler, temperature=lambda age: loud * falling[age] ** 2)
     else:
-        assert isinstance(sampler.temperature, float)
-        quieter = replace(sampler, temperature=[sampler.temperature * f * f for f in falling])
+        quieter = replace(sampler, noise_std=lambda age: loud * falling[age])
     ef.engine.run_(energy, quieter, x, denoising_steps, seed=seed, step=first_step + num_steps)
     frames.append(x[:RECORDED].clone())
     return x, torch.stack(frames), [*moments, num_steps + denoising_steps]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
+import ebm_fast as ef
 from ebm_fast import recipes
 from ebm_fast.cli import main
 from ebm_fast.recipes.build import OBJECTIVES, training_data
 from ebm_fast.recipes.config import IMAGES, Data, Objective
+from ebm_fast.recipes.sampling import from_noise
 from ebm_fast.training import TOYS, Trainer, latest_checkpoint, load_checkpoint
 
 pytest.importorskip("jsonargparse", minversion="4.49")  # of the extra `train`; a system python may lack it
@@ -74,6 +78,18 @@ def test_the_lists_of_names_are_those_of_the_code():
         (["--data", "moons", "--root", "here"], ["root", "moons"]),
         (["--chains.step_size", "-1"], ["step_size", "-1"]),
         (["--network.activation", "sine"], ["activation", "sine"]),
+        (["--data", "moons", "--objective", "dsm", "--chains.step_size", "-1"], ["step_size", "-1"]),
+        (["--chains.num_steps", "0"], ["chains.num_steps", "at least 1", "0"]),
+        (["--chains.buffer_size", "63"], ["chains.buffer_size", "64", "63"]),
+        (["--optimizer.warmup", "0"], ["optimizer.warmup", "at least 1", "0"]),
+        (["--network.prior_std", "0"], ["network.prior_std", "above 0", "0"]),
+        (["--network.prior_std", "nan"], ["network.prior_std", "nan"]),
+        (["--sampling.num_samples", "0"], ["sampling.num_samples", "at least 1", "0"]),
+        (["--sampling.num_steps", "-1"], ["sampling.num_steps", "at least 0", "-1"]),
+        (["--sampling.denoising_steps", "-1"], ["sampling.denoising_steps", "at least 0", "-1"]),
+        (["--device", "gpu"], ["device", "cpu, cuda or cuda:N", "gpu"]),
+        (["--device", "mps"], ["device", "cpu, cuda or cuda:N", "mps"]),
+        (["--device", "cuda:77"], ["device", "PyTorch sees", "cuda:77"]),
         (["--resume", "nowhere"], ["nowhere"]),
         (["--resume", "nowhere", "--seed", "1"], ["resume", "leave the others out"]),
     ],
@@ -134,6 +150,56 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(tmp_path, small, monkeypatch,
     assert recipes.load_config(whole / "config.json") == parse("--config", small, "--data", data)
 
 
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(tmp_path, small, monkeypatch):
+    step = Trainer._step
+
+    def stop_in_the_second(self, batch):
+        if self.iteration == 1:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    for drawing in ("_picture", "metric_curves"):  # slow, and tested above
+        monkeypatch.setattr(sys.modules["ebm_fast.recipes.run"], drawing, lambda *_: SimpleNamespace(savefig=lambda path: None))
+    config, whole, part = parse("--config", small, "--data", "moons", "--iterations", 40), tmp_path / "whole", tmp_path / "part"
+    torch.manual_seed(3)  # of no account
+    recipes.run(config, whole, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stop_in_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            recipes.run(config, part, progress=False)
+    assert (part / "config.json").is_file() and latest_checkpoint(part / "checkpoint") is None
+    torch.manual_seed(4)
+    recipes.run(recipes.load_config(part / "config.json"), part, resume=True, progress=False)
+    found, wanted = (load_checkpoint(out / "checkpoint" / "iteration-40") for out in (part, whole))
+    assert found["parts"]["objective"].pop("settings") == wanted["parts"]["objective"].pop("settings")
+    torch.testing.assert_close(found["parts"], wanted["parts"], rtol=0, atol=0)
+    torch.testing.assert_close(found["generators"], wanted["generators"], rtol=0, atol=0)  # --seed governs torch's too
+    assert (part / "checkpoint" / "log.csv").read_bytes() == (whole / "checkpoint" / "log.csv").read_bytes()
+    (part / "checkpoint").rename(part / "kept")
+    (part / "checkpoint").mkdir()
+    (part / "kept").rename(part / "checkpoint" / "rank-0")
+    with pytest.raises(FileNotFoundError, match="go on with as many as before"):
+        recipes.run(config, part, resume=True, progress=False)
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        recipes.run(config, tmp_path / "nowhere", resume=True, progress=False)
+
+
+@pytest.mark.parametrize("name", ["noise_std", "temperature"])
+def test_noise_falls_to_nothing_whatever_kind_of_number_it_is(name):
+    def samples(value: Any) -> torch.Tensor:
+        sampler = ef.Langevin(0.5, **{name: value})
+        return from_noise(
+            lambda x: 0.5 * x.square().sum(1), sampler, torch.ones(50, 2), num_steps=3, denoising_steps=20, seed=0, first_step=0
+        )[0]
+
+    whole = samples(1.0)
+    assert whole.std() < 0.2  # of full noise 1.15 and 1.15
+    for value in (1, torch.tensor(1.0), torch.ones(50)):
+        torch.testing.assert_close(samples(value), whole, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="schedule"):
+        samples([1.0] * 23)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("data", ["rings", "images"])
 def test_every_objective_trains_on_points_and_images(small, objective, data):
@@ -149,12 +215,11 @@ def test_every_objective_trains_on_points_and_images(small, objective, data):
     assert any(not torch.equal(p, q) for p, q in zip(before, task.net.parameters(), strict=True))
 
 
-def test_cifar_is_read_by_the_command(tmp_path, small):
+def test_cifar_is_read_by_the_command_without_its_test_file(tmp_path, small):
     records = np.random.default_rng(0).integers(0, 256, (20, 3073), "u1")
     records[:, 0] %= 10
     for k in range(1, 6):
         (tmp_path / f"data_batch_{k}.bin").write_bytes(records.tobytes())
-    (tmp_path / "test_batch.bin").write_bytes(records[:2].tobytes())
     options = ["--data", "cifar10", "--root", str(tmp_path), "--iterations", "2", "--out", str(tmp_path / "run")]
     assert main(["train", "--config", str(small), *options]) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"] == "cifar10"
