@@ -73,7 +73,7 @@ demo: $(READY)
 	$(HOME_DIR)/bin/ebm-fast demo $(ARGS)
 
 # Without a GPU to share, files of tests are dealt out to as many processes as there are cores, where pytest-xdist is at hand.
-DEALT = $(if $(filter cpu,$(DEVICE)),$(shell $(PY) -c 'import xdist; print("-n auto --maxprocesses 8 --dist loadgroup")' 2>/dev/null))
+DEALT = $(if $(filter cpu,$(DEVICE)),$(shell $(PY) -c 'import xdist; print("-n auto --maxprocesses 8 --no-loadscope-reorder")' 2>/dev/null))
 test: $(READY)
 	$(PY) -m pytest --device $(DEVICE) $(DEALT) $(ARGS)
 

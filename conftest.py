@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,15 +35,24 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"ebm_fast: {built}, torch {torch.__version__}, {torch.get_num_threads()} threads, {config.getoption('--device')}"
 
 
-LONG = ("packaging", "kernels")  # they wait for compilers
+LONG = ("packaging", "kernels")  # they wait for compilers: dealt out first
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests go to one process, since they share fixtures, and all of packaging, which share one build."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByBuild(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "packaging" if "/packaging/" in nodeid else super()._split_scope(nodeid)
+
+    return ByBuild(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if hasattr(config, "workerinput"):  # a file's tests share fixtures, those of packaging one build; the long ones begin
+    if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not any(f"/{folder}/" in item.nodeid for folder in LONG))
-        for item in items:
-            file = item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group("packaging" if "/packaging/" in file else file))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
