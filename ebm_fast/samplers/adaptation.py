@@ -28,7 +28,8 @@ class Adaptation:
 
     Runs during the warm-up alone and is frozen afterwards, with the weighted average of log e. Chains share what they learn: the
     acceptance and the variance of all chains of a run set one step size and one mass matrix, so chains then depend on each other
-    through the warm-up. With per_chain=True each chain finds its own step size, and stays what it is in any batch.
+    through the warm-up. With per_chain=True each chain finds its own step size, and, without a mass, stays what it is in
+    any batch.
 
     Until the last window of the mass a_s is the harmonic mean over chains, no acceptance counted as less than 0.01: chains that
     started where the energy is steep stand still at the step size that suits the rest, and a few of them make the steps small
