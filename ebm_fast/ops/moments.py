@@ -37,8 +37,8 @@ def moments_(
 ) -> None:
     """d = x - mean;  mean <- mean + d / count;  squares <- squares + d (x - mean); count includes this x.
 
-    squares / (count - 1) is the variance. In place, stable for any offset of the mean; the sums have the dtype of x, so float32 wants a
-    fresh pair every 10^4 states or so, merged in float64 (as `sample(moments=True)` does).
+    squares / (count - 1) is the variance. In place, stable for any offset of the mean; the sums have the dtype of x, so float32
+    wants a fresh pair every 10^4 states or so, merged in float64 (as `sample(moments=True)` does).
 
     Args:
         x: new states (n, *event), float32 or float64, contiguous.
