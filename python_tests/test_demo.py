@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopped import stopped_at
 
 import ebm_fast as ef
 from ebm_fast import demo
@@ -19,7 +20,7 @@ from ebm_fast.demo.report import Report, text_table
 from ebm_fast.demo.run import _prepare_folder
 from ebm_fast.demo.speed import measure_speed, plain_langevin
 from ebm_fast.recipes.sampling import from_noise
-from ebm_fast.training import Trainer, latest_checkpoint, load_checkpoint
+from ebm_fast.training import latest_checkpoint, load_checkpoint
 
 ITERATIONS = 12
 
@@ -142,15 +143,7 @@ def test_the_report_is_self_contained(whole_run):
 def test_a_stopped_run_is_kept_and_its_resumption_equals_an_uninterrupted_one(
     whole_run, tmp_path, monkeypatch, capsys
 ):
-    step = Trainer._step
-
-    def stop_in_the_eighth(self, batch):
-        if self.iteration == 7:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", stop_in_the_eighth)
+    with stopped_at(7, monkeypatch):
         assert run_demo(tmp_path) == 130
     assert "--resume" in capsys.readouterr().out
     assert run_demo(tmp_path) == 2

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from stopped import stopped_at
 
 import ebm_fast as ef
 from ebm_fast import recipes
@@ -19,7 +20,7 @@ from ebm_fast.cli import main
 from ebm_fast.recipes.build import OBJECTIVES, training_data
 from ebm_fast.recipes.config import IMAGES, Data, Objective
 from ebm_fast.recipes.sampling import from_noise
-from ebm_fast.training import TOYS, Trainer, latest_checkpoint, load_checkpoint
+from ebm_fast.training import TOYS, latest_checkpoint, load_checkpoint
 
 pytest.importorskip("jsonargparse", minversion="4.49")  # of the extra `train`; a system python may lack it
 
@@ -127,15 +128,7 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(tmp_path, small, monkeypatch,
 
     command, whole, part = ["train", "--config", str(small), "--data", data, "--out"], tmp_path / "whole", tmp_path / "part"
     assert main([*command, str(whole)]) == 0
-    step = Trainer._step
-
-    def stop_in_the_eighth(self, batch):
-        if self.iteration == 7:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", stop_in_the_eighth)
+    with stopped_at(7, monkeypatch):
         assert main([*command, str(part)]) == 130
     assert f"--resume {part}" in capsys.readouterr().out
     assert main([*command, str(part)]) == 2
@@ -151,22 +144,13 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(tmp_path, small, monkeypatch,
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_again(tmp_path, small, monkeypatch):
-    step = Trainer._step
-
-    def stop_in_the_second(self, batch):
-        if self.iteration == 1:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
     for drawing in ("_picture", "metric_curves"):  # slow, and tested above
         monkeypatch.setattr(sys.modules["ebm_fast.recipes.run"], drawing, lambda *_: SimpleNamespace(savefig=lambda path: None))
     config, whole, part = parse("--config", small, "--data", "moons", "--iterations", 40), tmp_path / "whole", tmp_path / "part"
     torch.manual_seed(3)  # of no account
     recipes.run(config, whole, progress=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", stop_in_the_second)
-        with pytest.raises(KeyboardInterrupt):
-            recipes.run(config, part, progress=False)
+    with stopped_at(1, monkeypatch), pytest.raises(KeyboardInterrupt):
+        recipes.run(config, part, progress=False)
     assert (part / "config.json").is_file() and latest_checkpoint(part / "checkpoint") is None
     torch.manual_seed(4)
     recipes.run(recipes.load_config(part / "config.json"), part, resume=True, progress=False)
