@@ -72,7 +72,7 @@ def measure(root: Path, arch: str, jobs: int) -> dict[str, Any]:
             f"-DCMAKE_CUDA_COMPILER_LAUNCHER={launcher}", f"-DCMAKE_CXX_COMPILER_LAUNCHER={launcher}",
         )  # fmt: skip
         commands = json.loads(Path(folder, "compile_commands.json").read_text())
-        objects = [c["output"] for c in commands if c["file"].endswith(".cu")]
+        objects = [os.path.relpath(c["output"], folder) for c in commands if c["file"].endswith(".cu")]
         build = [ninja, "-C", folder, "-j", str(jobs)]
         cuda, rest = timed(*build, *objects), timed(*build)
         files = [json.loads(line) for line in Path(log).read_text().splitlines()]
@@ -92,16 +92,15 @@ def measure(root: Path, arch: str, jobs: int) -> dict[str, Any]:
     }
 
 
-def table(row: dict[str, Any]) -> str:
-    """Markdown: the sums, then the files by their CPU seconds."""
-    lines = ["| file | wall, s | CPU, s |", "|---|---:|---:|"]
-    for what in ("cuda", "rest"):
+def table(row: dict[str, Any], most: int = 8) -> str:
+    """Markdown: the sums, then the `most` files that take most CPU seconds."""
+    lines = [f"| {row['case']}, nvcc {row['nvcc']} | wall, s | CPU, s |", "|---|---:|---:|"]
+    sums = [f"| **everything** | {row['median']:.0f} | {row['cuda_cpu_seconds'] + row['rest_cpu_seconds']:.0f} |"]
+    for what, told in (("cuda", "CUDA files"), ("rest", "C++ files, and the link")):
         count = sum(f.endswith(".cu") == (what == "cuda") for f in row["files"])
-        name = f"{count} CUDA files" if what == "cuda" else f"{count} C++ files, link"
-        lines.append(f"| {name} | {row[f'{what}_seconds']:.0f} | {row[f'{what}_cpu_seconds']:.0f} |")
-    for name, f in sorted(row["files"].items(), key=lambda item: -item[1]["cpu"]):
-        lines.append(f"| {name} | {f['wall']:.1f} | {f['cpu']:.1f} |")
-    return "\n".join(lines)
+        sums.append(f"| {count} {told} | {row[f'{what}_seconds']:.0f} | {row[f'{what}_cpu_seconds']:.0f} |")
+    files = sorted(row["files"].items(), key=lambda item: -item[1]["cpu"])[:most]
+    return "\n".join([*lines, *sums, *(f"| `{name}` | {f['wall']:.0f} | {f['cpu']:.0f} |" for name, f in files)])
 
 
 def main() -> None:
@@ -114,7 +113,7 @@ def main() -> None:
 
     row = {"name": "build", **measure(harness.ROOT, options.arch, options.jobs), **harness.facts("cpu", harness.present_commit())}
     harness.write_row(options.results or harness.ROOT / "benchmarks" / "results", "build", row)
-    print(f"{row['case']}, nvcc {row['nvcc']}: {row['median']:.0f} s\n\n{table(row)}")
+    print(table(row, len(row["files"])))
 
 
 if __name__ == "__main__":

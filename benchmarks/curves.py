@@ -1,34 +1,36 @@
 """Cost of a Langevin step of a chain, over the number of chains, the dimension and the number of steps, beside everybody else.
 
-    python benchmarks/curves.py chains_mixture chains_mlp ...    times these curves (default: all), appends a row a point
+    python benchmarks/curves.py [chains_mixture chains_mlp ...]   times these curves (default: all), appends a row a point
     python benchmarks/curves.py --draw                             draws docs/images/benchmarks/*.png from the newest rows
 
-A mixture (M = 8) and an MLP (d-128-128-1, tanh), as in bench_chain.py, whose checks run first. The ceilings drawn are measured
-beside each point: for the MLP its multiplications at the rate of torch's sgemm (512 x 512); for the mixture a Philox block and a
-Box-Muller pair for each two numbers (Langevin on a Gaussian) and M exponentials (the chain's own, on numbers in the first cache).
+A mixture (M = 8) and an MLP (d-128-128-1, tanh), with the contestants of bench_chain.py, whose checks run first. The floor is
+that of ceilings.py, measured beside each point: the necessary arithmetic alone, at the machine's pace. tables.py makes the tables
+of docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import harness
-import torch
-from bench_chain import GEMM, NOISE_STD, STEP_SIZE, E, contestants, mixture, network, network_flops
 
-import ebm_fast as ef
-from ebm_fast.ops.backend import native
-
-COMPONENTS, FEWEST = 8, 3
-ORDER = ("ebm_fast", "ebm_fast bfloat16", "eager", "compiled", "jax", "torchebm")
-LABELS = {"ebm_fast": "ebm_fast", "eager": "eager PyTorch", "compiled": "torch.compile", "jax": "JAX jit", "torchebm": "torchebm"}
-EXP_NUMBERS = 4096
+FEWEST, WIDTH = 3, 128
+STYLES: dict[str, tuple[str, str, str]] = {  # label, colour, marker
+    "ebm_fast": ("ebm_fast", "#0b5fa5", "o"),
+    "ebm_fast bfloat16": ("ebm_fast, bfloat16 products", "#e8710a", "s"),
+    "usual": ("usual loop", "#7a7a7a", "v"),
+    "eager": ("mended loop", "#2a9d3a", "^"),
+    "compiled": ("torch.compile", "#c62828", "D"),
+    "jax": ("JAX jit", "#8e44ad", "P"),
+    "torchebm": ("torchebm", "#8d6e63", "X"),
+}
+AXES = {"chains": "chains", "dimension": "dim", "steps": "steps"}  # kind of curve: what varies along it
+TITLES = {"mixture": "Gaussian mixture, M = 8", "mlp": "MLP d-128-128-1"}
 
 
 @dataclass(frozen=True)
@@ -37,135 +39,129 @@ class Point:
     chains: int
     dim: int = 2
     steps: int = 5
-    without: tuple[str, ...] = ()
 
 
 def _steps(energy: str, chains: int) -> int:
-    """So many that a call of ours takes some milliseconds."""
-    return max(1, min(100, (10**6 if energy == "mixture" else 2 * 10**4) // chains))
+    """So many that a call of ours takes some milliseconds, and what a call costs by itself does not count."""
+    return max(10, min(100, 10**6 // chains)) if energy == "mixture" else max(2, min(100, 2 * 10**5 // chains))
 
 
-SLOW = {"mixture": ("compiled",), "mlp": ("compiled", "torchebm")}  # minutes for 10^6 chains
 CURVES: dict[str, list[Point]] = {
-    f"chains_{energy}": [
-        Point(energy, 10**k, 2, _steps(energy, 10**k), SLOW[energy] if k == 6 else ()) for k in range(2, 7)
-    ]
-    for energy in ("mixture", "mlp")
+    f"chains_{e}": [Point(e, 10**k, 2, _steps(e, 10**k)) for k in range(2, 7)] for e in ("mixture", "mlp")
 }
 CURVES |= {
-    f"dimension_{e}": [Point(e, n, d, s, without) for d in (2, 4, 8, 16, 32, 64)]
-    for e, n, s, without in (("mixture", 10**4, 20, ("compiled",)), ("mlp", 4096, 5, ()))
+    f"dimension_{e}": [Point(e, n, d, s) for d in (2, 4, 8, 16, 32, 64)]
+    for e, n, s in (("mixture", 10**4, 20), ("mlp", 4096, 5))
 }
-CURVES |= {
-    f"steps_{e}": [Point(e, n, 2, s, ("compiled",)) for s in (1, 10, 100, 1000)] for e, n in (("mixture", 1000), ("mlp", 64))
-}
-
-
-def exponentials() -> Callable[[], object]:
-    module = native()
-    assert module is not None
-    x = torch.linspace(-20.0, 0.0, EXP_NUMBERS)
-    y = torch.empty_like(x)
-    return lambda: module.math_cpu(7, x.data_ptr(), y.data_ptr(), EXP_NUMBERS)
+CURVES |= {f"steps_{e}": [Point(e, n, 2, s) for s in (1, 10, 100, 1000)] for e, n in (("mixture", 1000), ("mlp", 64))}
 
 
 def measure(point: Point, seconds: float) -> dict[str, Any]:
-    """ns per chain and step of everybody, and of the ceilings."""
-    energy = mixture(point.dim) if point.energy == "mixture" else network(dim=point.dim)
-    calls = contestants(energy, point.chains, point.steps)
+    """ns per chain and step of everybody, and of the floor."""
+    import ceilings
+    import torch
+    from bench_chain import COMPONENTS, GEMM, compete, contestants, mixture, network, network_flops
+
+    energy = mixture(point.dim) if point.energy == "mixture" else network(dim=point.dim, width=WIDTH)
+    makers = contestants(energy, point.chains)
     if point.energy == "mlp":
-        coarse = network("bfloat16", dim=point.dim)
-        calls["ebm_fast bfloat16"] = contestants(coarse, point.chains, point.steps)["ebm_fast"]
-    calls = {name: call for name, call in calls.items() if name not in point.without}
-    gaussian, x = E.Gaussian(torch.zeros(point.dim), variance=torch.ones(point.dim)), torch.randn(point.chains, point.dim)
-    options = {"num_steps": point.steps, "step_size": STEP_SIZE, "noise_std": NOISE_STD, "seed": 1}
+        coarse = network("bfloat16", point.dim, WIDTH)
+        makers["ebm_fast bfloat16"] = contestants(coarse, point.chains, energy)["ebm_fast"]
+    makers = {name: makers[name] for name in STYLES if name in makers}
     a = torch.randn(GEMM, GEMM)
-    calls |= {
-        "floor": lambda: ef.langevin_(x, gaussian, strategy="fused", **options),
-        "exponentials": exponentials(),
-        "sgemm": lambda: torch.mm(a, a),
-    }
-    result = harness.race(calls, seconds=seconds, device="cpu", fewest=FEWEST)
-    work = point.chains * point.steps
+    others: dict[str, Callable[[], object]] = {"sgemm": lambda: torch.mm(a, a), **ceilings.calls(point.dim)}
+    result, _ = compete(makers, point.steps, others, seconds, "cpu", FEWEST)
+    ns = {name: result.median(name) / (point.chains * point.steps) * 1e9 for name in makers}
+    parts = ceilings.nanoseconds(result)
     row: dict[str, Any] = {
-        "ns_per_chain_step": {name: result.median(name) / work * 1e9 for name in calls if name in ORDER},
-        "spread": {name: result.spread(name) for name in calls if name in ORDER},
-        "ratios": {name: result.ratio(name, "ebm_fast") for name in calls if name in ORDER},
+        "ns_per_chain_step": ns,
+        "spread": {name: result.spread(name) for name in makers},
+        "ratios": {name: result.ratio(name, "ebm_fast") for name in makers},
         "rounds": len(result.times["ebm_fast"]),
+        "ingredients_ns": parts,
     }
     if point.energy == "mlp":
-        flops, rate = network_flops(point.dim), 2 * GEMM**3 / result.median("sgemm")
-        row |= {"flops": flops, "sgemm_gflop_s": rate / 1e9, "ceiling_ns": flops / rate * 1e9}
+        row["ceiling_ns"] = ceilings.network_floor(parts, point.dim, WIDTH)
+        rate, flops = 2 * GEMM**3 / result.median("sgemm") / 1e9, network_flops(point.dim, WIDTH)
+        row |= {"sgemm_gflop_s": rate, "gflop_s": flops / ns["ebm_fast"], "multiply_add_gflop_s": 2 / parts["multiply_adds"]}
     else:
-        exps = result.median("exponentials") / EXP_NUMBERS * COMPONENTS / torch.get_num_threads() * 1e9
-        row |= {"noise_ns": result.median("floor") / work * 1e9, "exponentials_ns": exps}
-        row["ceiling_ns"] = row["noise_ns"] + exps
-    row["fraction_of_ceiling"] = row["ceiling_ns"] / row["ns_per_chain_step"]["ebm_fast"]
+        row["ceiling_ns"] = ceilings.mixture_floor(parts, COMPONENTS, point.dim)
+    row["fraction_of_ceiling"] = row["ceiling_ns"] / ns["ebm_fast"]
     return row
 
 
 def run(names: Iterable[str], seconds: float, folder: Path) -> None:
     facts = harness.facts("cpu", harness.present_commit())
-    for name in names:
-        for point in CURVES[name]:
-            begin = time.perf_counter()
-            what = {"energy": point.energy, "chains": point.chains, "dim": point.dim, "steps": point.steps}
-            row = {"name": "curves", "curve": name, **what, **measure(point, seconds), **facts}
-            harness.write_row(folder, "curves", row)
-            numbers = "  ".join(f"{k} {v:.4g}" for k, v in row["ns_per_chain_step"].items())
-            print(f"{name}: {what}  {numbers} ns, {row['fraction_of_ceiling']:.0%} of the ceiling, "
-                  f"{time.perf_counter() - begin:.0f} s", flush=True)  # fmt: skip
+    points = [(name, point) for name in names for point in CURVES[name]]
+    start = time.perf_counter()
+    for done, (name, point) in enumerate(points, 1):
+        begin = time.perf_counter()
+        row = {"name": "curves", "curve": name, **asdict(point), **measure(point, seconds), **facts}
+        harness.write_row(folder, "curves", row)
+        now = time.perf_counter()
+        numbers = "  ".join(f"{k} {v:.4g}" for k, v in row["ns_per_chain_step"].items())
+        left = (now - start) / done * (len(points) - done) / 60
+        print(f"[{done}/{len(points)}] {name}: {point.chains} chains, d = {point.dim}, {point.steps} steps: {numbers} ns; "
+              f"floor {row['ceiling_ns']:.4g} ns, {row['fraction_of_ceiling']:.0%} of its speed; {now - begin:.0f} s, "
+              f"about {left:.1f} min left", flush=True)  # fmt: skip
 
 
 def newest(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The last row of each point, by curve."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for path in sorted(folder.glob("curves-*.jsonl")):
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
-            found[row["curve"], row["chains"], row["dim"], row["steps"]] = row
+    """The last row of each point, by curve, along its axis."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in harness.read_rows(folder, "curves"):
+        found[row["curve"], row[AXES[row["curve"].split("_")[0]]]] = row
     curves: dict[str, list[dict[str, Any]]] = {}
     for key in sorted(found):
         curves.setdefault(key[0], []).append(found[key])
     return curves
 
 
+def ticks(low: float, high: float) -> Iterator[float]:
+    """Round numbers between the limits of a logarithmic axis: 1, 2, 5, or more of them where that would be few."""
+    leads = (1.0, 2.0, 5.0) if high / low > 20 else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+    for power in range(-3, 9):
+        yield from (lead * 10.0**power for lead in leads if low <= lead * 10.0**power <= high)
+
+
 def draw(folder: Path, images: Path) -> None:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import NullLocator
 
     images.mkdir(parents=True, exist_ok=True)
     curves = newest(folder)
-    titles = {"mixture": "Gaussian mixture, M = 8", "mlp": "MLP d-128-128-1"}
-    kinds = (("chains", "chains", "chains"), ("dimension", "dim", "dimension d"), ("steps", "steps", "steps in a call"))
-    for kind, axis, label in kinds:
-        figure = Figure(figsize=(10.5, 4.6), dpi=110, layout="constrained")
+    labels = {"chains": "chains", "dimension": "dimension d", "steps": "steps in a call"}
+    for kind, axis in AXES.items():
+        figure = Figure(figsize=(11, 5.4), dpi=110, layout="constrained")
         handles: dict[str, Any] = {}
-        for axes, energy in zip(figure.subplots(1, 2), titles):
+        for axes, energy in zip(figure.subplots(1, 2), TITLES):
             rows = curves.get(f"{kind}_{energy}", [])
             if not rows:
                 continue
-            for name in ORDER:
+            for name, (legend, colour, marker) in STYLES.items():
                 points = [(r[axis], r["ns_per_chain_step"][name]) for r in rows if name in r["ns_per_chain_step"]]
                 if points:
-                    width, legend = 2.4 if name.startswith("ebm_fast") else 1.3, LABELS.get(name, name)
-                    colour = f"C{ORDER.index(name)}"
-                    (handles[legend],) = axes.plot(*zip(*points), "o-", markersize=4, linewidth=width, color=colour)
+                    ours = name.startswith("ebm_fast")
+                    width, size, order = (2.6, 6, 3) if ours else (1.3, 5, 2)
+                    style = {"marker": marker, "markersize": size, "linewidth": width, "color": colour, "zorder": order}
+                    (handles[legend],) = axes.plot(*zip(*points), **style)
             floor = [r["ceiling_ns"] for r in rows]
-            (handles["floor"],) = axes.plot([r[axis] for r in rows], floor, "k--", linewidth=1.0)
+            (handles["floor: arithmetic alone"],) = axes.plot([r[axis] for r in rows], floor, "k--", linewidth=1.4)
             chains = f"{rows[0]['chains']} chains"
             fixed = {"chains": "d = 2", "dimension": chains, "steps": f"{chains}, d = 2"}[kind]
-            axes.set(xscale="log", yscale="log", xlabel=label, ylabel="ns per chain and step", title=f"{titles[energy]}; {fixed}")
+            axes.set(xscale="log", yscale="log", xlabel=labels[kind], ylabel="ns per chain and step")
+            axes.set_title(f"{TITLES[energy]}; {fixed}")
             axes.set_xticks([r[axis] for r in rows], [f"{r[axis]:,}".replace(",", " ") for r in rows])
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.yaxis.set_major_formatter("{x:g}")
+            marks = list(ticks(*axes.get_ylim()))
+            axes.set_yticks(marks, [f"{mark:g}" for mark in marks])
             for side in (axes.xaxis, axes.yaxis):
                 side.set_minor_locator(NullLocator())
-            axes.grid(alpha=0.25)
+            axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
         if handles:
-            place = {"loc": "outside lower center", "ncols": len(handles), "frameon": False, "fontsize": 9}
-            figure.legend(handles.values(), handles.keys(), **place)
+            wanted = [label for label, *_ in STYLES.values() if label in handles] + ["floor: arithmetic alone"]
+            place = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": 10}
+            figure.legend([handles[label] for label in wanted], wanted, **place)
         figure.savefig(images / f"{kind}.png")
 
 

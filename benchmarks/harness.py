@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -17,6 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Threads that wait for each other spin; beside other jobs on the same cores that can cost peers a hundred times the work itself.
+# (Read when torch is loaded: under pytest the Makefile says it.)
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
 import torch
 
 import ebm_fast as ef
@@ -24,9 +29,11 @@ from ebm_fast import doctor
 
 ROOT = Path(__file__).resolve().parents[1]
 SLICE = 2e-3  # seconds: a shorter slice would measure the clock
+LONG = 0.05  # seconds: after so long a call caches and threads are as warm as they get
 FEWEST, MOST = 5, 101  # rounds
 SETTLE = 0.02  # seconds between contestants
 AUXILIARY = ("copy", "half")  # timed for what they tell, not as peers
+DOCUMENTED = "amd-epyc"  # the machine of the tables and pictures in docs/
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,10 @@ class Result:
 
     def median(self, name: str) -> float:
         return statistics.median(self.times[name])
+
+    def scaled(self, factors: Mapping[str, float]) -> Result:
+        """The same rounds with each contestant's seconds times its factor."""
+        return Result({name: [factors.get(name, 1.0) * t for t in times] for name, times in self.times.items()})
 
     def spread(self, name: str) -> float:
         """Half the distance between the quartiles over the median."""
@@ -78,11 +89,12 @@ def race(
 ) -> Result:
     """Time all contestants in turn for about `seconds` in all, after two calls each to warm up (and to compile)."""
     measure = timer(device)
-    counts = {}
+    counts, warm = {}, {}
     for name, call in contestants.items():
         call()
-        call()
-        counts[name] = max(1, int(SLICE / max(measure(call, 1), 1e-9)))
+        first = measure(call, 1)
+        counts[name] = max(1, int(SLICE / max(min(first, measure(call, 1)), 1e-9))) if first < LONG else 1
+        warm[name] = first < LONG
     times: dict[str, list[float]] = {name: [] for name in contestants}
     end = time.perf_counter() + seconds
     while len(next(iter(times.values()))) < fewest or (
@@ -91,7 +103,8 @@ def race(
         for name, call in contestants.items():
             # JAX and compiled code bring thread pools of their own, which go on for milliseconds after their call returned.
             time.sleep(SETTLE)
-            call()
+            if warm[name]:
+                call()
             times[name].append(measure(call, counts[name]))
     return Result(times)
 
@@ -103,15 +116,17 @@ def copy_of(numel: int, device: str) -> tuple[Callable[[], object], int]:
 
 
 def present_commit() -> str:
-    """The commit of this tree, with + where files differ from it."""
+    """The commit of this tree, with + where files differ from it that could change what is measured: not rows, not docs."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout.strip()
+
     try:
-        said = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
-        )  # fmt: skip
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results", ":!docs", ":!*.md")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return said.stdout.strip()
 
 
 def facts(device: str, commit: str) -> dict[str, Any]:
@@ -144,6 +159,12 @@ def write_row(folder: Path, name: str, row: Mapping[str, Any]) -> Path:
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
     return path
+
+
+def read_rows(folder: Path, name: str, machine: str = DOCUMENTED) -> list[dict[str, Any]]:
+    """The rows of <name>-<machine>.jsonl, oldest first; none where there is no such file."""
+    path = folder / f"{name}-{machine}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
