@@ -41,7 +41,7 @@ def products(rows: int, width: int, dtype: torch.dtype) -> Calls:
         found["oneDNN, packed"] = lambda: linear(a, packed, None, "none", [], "")
     if torch.backends.mkl.is_available() and dtype == torch.float32:
         plain = w.t().contiguous()
-        ready, mkl = torch.ops.mkl._mkl_reorder_linear_weight(plain.to_mkldnn(), rows), torch.ops.mkl._mkl_linear
+        ready, mkl = torch.ops.mkl._mkl_reorder_linear_weight(plain, rows), torch.ops.mkl._mkl_linear
         torch.testing.assert_close(mkl(a, ready, plain, None, rows), a @ w)
         found["MKL, packed"] = lambda: mkl(a, ready, plain, None, rows)
     if dtype == torch.float32:
