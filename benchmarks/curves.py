@@ -146,7 +146,7 @@ def draw(folder: Path, images: Path) -> None:
                     style = {"marker": marker, "markersize": size, "linewidth": width, "color": colour, "zorder": order}
                     (handles[legend],) = axes.plot(*zip(*points), **style)
             floor = [r["ceiling_ns"] for r in rows]
-            (handles["floor: arithmetic alone"],) = axes.plot([r[axis] for r in rows], floor, "k--", linewidth=1.4)
+            (handles["floor: arithmetic alone, float32"],) = axes.plot([r[axis] for r in rows], floor, "k--", linewidth=1.4)
             chains = f"{rows[0]['chains']} chains"
             fixed = {"chains": "d = 2", "dimension": chains, "steps": f"{chains}, d = 2"}[kind]
             axes.set(xscale="log", yscale="log", xlabel=labels[kind], ylabel="ns per chain and step")
@@ -159,7 +159,7 @@ def draw(folder: Path, images: Path) -> None:
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
         if handles:
-            wanted = [label for label, *_ in STYLES.values() if label in handles] + ["floor: arithmetic alone"]
+            wanted = [label for label, *_ in STYLES.values() if label in handles] + ["floor: arithmetic alone, float32"]
             place = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": 10}
             figure.legend([handles[label] for label in wanted], wanted, **place)
         figure.savefig(images / f"{kind}.png")
