@@ -190,7 +190,7 @@ class ReplicaTransition(Transition):
     def restore(self, snapshot: Any) -> None:
         self.inner.restore(snapshot[0])
         self.counters.copy_(snapshot[1])
-        self.tried = snapshot[2]
+        self.tried = list(snapshot[2])
 
     def reset_stats(self) -> None:
         self.inner.reset_stats()
