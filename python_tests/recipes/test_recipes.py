@@ -185,18 +185,36 @@ def test_noise_falls_to_nothing_whatever_kind_of_number_it_is(name):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("data", ["rings", "images"])
-def test_every_objective_trains_on_points_and_images(small, objective, data):
-    settings = ["--config", small, "--objective", objective]
-    x = torch.rand(40, 3, 8, 8) * 2 - 1
-    if data == "rings":
-        settings += ["--data", "rings"]
-        x = training_data(parse(*settings))[:500]
-    trainer, task = recipes.build_trainer(parse(*settings), x, None, progress=False)
+@pytest.mark.parametrize("data", ["rings", "digits"])
+def test_every_objective_trains_resumes_and_draws_on_points_and_images(tmp_path, small, objective, data):
+    if objective in ("fce", "variational") and data == "rings":
+        pytest.importorskip("zuko")
+    config = parse("--config", small, "--objective", objective, "--data", data)
+    x = training_data(config)[:500] if data == "rings" else torch.rand(40, 3, 8, 8) * 2 - 1
+    if data == "digits" and objective in ("esm", "fce"):
+        with pytest.raises(ValueError, match=f"^objective: {objective} needs .*plane alone, got data digits; (ace|dsm)"):
+            recipes.build_trainer(config, x, None)
+        return
+
+    def build(directory: Path) -> tuple[Any, Any]:
+        return recipes.build_trainer(config, x, directory, progress=False)
+
+    whole, task = build(tmp_path / "whole")
     before = [p.detach().clone() for p in task.net.parameters()]
-    trainer.fit(2)
-    assert all(p.isfinite().all() for p in task.net.parameters())
-    assert any(not torch.equal(p, q) for p, q in zip(before, task.net.parameters(), strict=True))
+    whole.fit(2)
+    after = list(task.net.parameters())
+    assert all(p.isfinite().all() for p in after) and not all(map(torch.equal, before, after))
+    build(tmp_path / "part")[0].fit(1)
+    part, again = build(tmp_path / "part")
+    assert part.resume()
+    part.fit(2)
+    assert all(map(torch.equal, after, again.net.parameters()))
+    with whole.ema.applied_to(), part.ema.applied_to():
+        samples = task.draw()
+        assert samples.shape == (9, *x.shape[1:]) and samples.isfinite().all() and torch.equal(samples, again.draw())
+        if data == "rings":
+            energies = task.density(samples)
+            assert energies.shape == (9,) and energies.isfinite().all()
 
 
 def test_cifar_is_read_by_the_command_without_its_test_file(tmp_path, small):

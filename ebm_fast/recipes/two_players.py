@@ -1,0 +1,67 @@
+"""Runs with a second player: the generators, their optimiser, their turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+import ebm_fast as ef
+from ebm_fast.objectives.players import Generator
+from ebm_fast.training import Alternating
+
+from .task import Task
+
+
+def alternating(task: Task, objective: Any, parameters: Iterable[nn.Parameter], **turns: int) -> Alternating:
+    """The objective with an optimiser for its second player."""
+    o = task.config.optimizer
+    return Alternating(objective, torch.optim.Adam(parameters, o.learning_rate, (o.beta1, o.beta2)), **turns)
+
+
+def fce(task: Task) -> Alternating:
+    """Flow contrastive estimation; the flow, helped by likelihood of its own, moves in every other iteration."""
+    if not task.on_plane:
+        raise ValueError(
+            f"objective: fce needs a flow of the shape of the data, and there is one on the plane alone, got data "
+            f"{task.config.data}; ace takes a generator of images, and ef.FlowContrastive a flow of your own"
+        )
+    objective = ef.FlowContrastive(task.energy, _flow(task), likelihood_weight=1.0, log_z=task.log_z(), **task.counter)
+    return alternating(task, objective, objective.generator_parameters(), every=2)
+
+
+def ace(task: Task) -> Alternating:
+    """Adversarial contrastive estimation: a noisy network beside the static noise."""
+    objective = ef.AdversarialContrastive(
+        task.energy, _generator(task), task.noise(), base_weight=0.5, entropy_weight=0.1, log_z=task.log_z(),
+        num_noise=task.config.loss.num_noise, **task.counter,
+    )  # fmt: skip
+    return alternating(task, objective, objective.generator_parameters())
+
+
+def variational(task: Task) -> Alternating:
+    """Maximum likelihood against samples, on the plane of a flow, which takes two steps for one of the energy."""
+    generator = _flow(task) if task.on_plane else _generator(task)
+    objective = ef.VariationalMLE(task.energy, generator, energy_l2=task.config.loss.energy_l2, **task.counter)
+    return alternating(task, objective, objective.generator_parameters(), steps=2)
+
+
+def _flow(task: Task) -> Any:
+    """Four affine couplings: of the flows at hand the one that takes the least time."""
+    try:
+        from zuko.flows import RealNVP
+    except ImportError:
+        raise ModuleNotFoundError(
+            f"objective: {task.config.objective} needs a flow: pip install 'ebm_fast[flows]'"
+        ) from None
+    return RealNVP(features=2, transforms=4, hidden_features=(64,)).to(task.data.device)
+
+
+def _generator(task: Task) -> Generator:
+    """Its noise falls as the generator comes to the data."""
+    from .latents import generator_network, latent_dim
+
+    net = generator_network(task).to(task.data.device)
+    return Generator(net, latent_dim(task), std=task.sigma, learn_std=True)
