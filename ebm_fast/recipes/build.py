@@ -86,9 +86,9 @@ def device(config: Config) -> torch.device:
 
 
 OBJECTIVES: dict[str, Callable[[Any], Any]] = {
-    "cd": lambda t: ef.ContrastiveDivergence(energy_l2=t.config.loss.energy_l2, **t.sampling()),
-    "pcd": lambda t: ef.PersistentCD(buffer=t.buffer(), energy_l2=t.config.loss.energy_l2, **t.sampling()),
-    "short_run": lambda t: ef.ShortRunMLE(init=t.init(), energy_l2=t.config.loss.energy_l2, **t.sampling()),
+    "cd": lambda t: ef.ContrastiveDivergence(energy_l2=t.energy_l2, **t.sampling()),
+    "pcd": lambda t: ef.PersistentCD(buffer=t.buffer(), energy_l2=t.energy_l2, **t.sampling()),
+    "short_run": lambda t: ef.ShortRunMLE(init=t.init(), energy_l2=t.energy_l2, **t.sampling()),
     "adance": lambda t: ef.AdaptiveNCE(buffer=t.buffer(), interval=t.config.loss.interval, **t.sampling()),
     "adaptive_bregman": lambda t: ef.AdaptiveBregman(
         buffer=t.buffer(), interval=t.config.loss.interval, generator=t.config.loss.generator, **t.sampling()
@@ -147,7 +147,7 @@ def build_trainer(
         fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
         return min(1.0, (iteration + 1) / o.warmup) * fall
 
-    optimizer = torch.optim.Adam(objective.parameters(), lr=o.learning_rate, betas=(o.beta1, o.beta2))
+    optimizer = torch.optim.Adam(task.groups(objective), lr=o.learning_rate, betas=(o.beta1, o.beta2))
     trainer = Trainer(
         task.net,
         objective,

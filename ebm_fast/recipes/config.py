@@ -52,7 +52,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Chains:
-    """Langevin chains, of training and of the samples at its end; MALA in the latents of latent_mle and latent_ebm.
+    """Langevin chains, of training and of the samples at its end; of latent_mle and latent_ebm in the latents.
 
     Args:
         step_size: x - step_size grad E + noise; on a ladder (ncsn, recovery) in units of the level's variance.
@@ -76,17 +76,18 @@ class Loss:
     """Of the objectives that have them.
 
     Args:
-        data_noise: standard deviation of noise on the data (cd, pcd, short_run, adance, adaptive_bregman).
+        data_noise: standard deviation of noise on the data (cd, pcd, short_run, adance, adaptive_bregman;
+            of images, drawn once, recovery).
         energy_l2: weight of the squares of the energies (cd, pcd, short_run, variational).
         interval: iterations between two copies of the network (adance, adaptive_bregman).
         num_noise: noise samples for each datum (nce, cnce, ranking_nce, which shares them in the batch, bregman, ace).
-        sigma: of the noise (dsm, cnce, the last level of ncsn), or about a generator's output; ace and variational learn it.
+        sigma: of the noise (dsm, cnce, the last level of ncsn), or about a generator's output, which ace learns.
         num_levels: of the ladder (ncsn, recovery).
         generator: logistic, kl, squared, itakura_saito or power (bregman, adaptive_bregman).
     """
 
     data_noise: float | None = None
-    energy_l2: float = 0.0
+    energy_l2: float | None = None
     interval: int = 5
     num_noise: int = 4
     sigma: float | None = None
@@ -100,7 +101,8 @@ class Optimizer:
 
     Args:
         batch_size: rows of data.
-        learning_rate: its peak, and the constant rate of a second player (fce, ace, variational, implicit_vae).
+        learning_rate: its peak, a tenth of it for the prior of latent_ebm; constant for a second player (fce, ace, variational,
+            implicit_vae).
         beta1: of Adam.
         beta2: of Adam.
         warmup: iterations.
@@ -211,7 +213,7 @@ _DRAWN = {"num_samples": 100, "num_steps": 200, "denoising_steps": 20}
 _PLANE: dict[str, dict[str, Any]] = {
     "network": {"channels": (), "hidden": (64, 64, 64), "activation": "tanh", "latent_dim": 2},
     "chains": {"step_size": 0.01},
-    "loss": {"data_noise": 0.0, "sigma": 0.1},
+    "loss": {"data_noise": 0.0, "energy_l2": 0.0, "sigma": 0.1},
     "optimizer": {"batch_size": 256},
     "sampling": {"num_samples": 1000, "num_steps": 1000, "denoising_steps": 0},
 }
@@ -224,7 +226,7 @@ def _images(*channels: Layer) -> dict[str, dict[str, Any]]:
     return {
         "network": {"channels": channels, "hidden": (128,), "activation": "silu", "latent_dim": 16},
         "chains": {"step_size": 0.01, "clamp": 1.5},
-        "loss": {"data_noise": 0.2, "sigma": 0.3},
+        "loss": {"data_noise": 0.2, "energy_l2": 0.0, "sigma": 0.3},
         "optimizer": {"batch_size": 64},
         "sampling": _DRAWN,
     }
@@ -240,8 +242,8 @@ _CHOICES = {
 _LADDER: dict[str, dict[str, Any]] = {"chains": {"step_size": 0.1}, "loss": {"sigma": 0.1}}
 _GENERATOR: dict[str, dict[str, Any]] = {"loss": {"sigma": 0.3}}
 _OF_OBJECTIVES = {
-    "ncsn": _LADDER, "recovery": _LADDER, "ace": _GENERATOR, "variational": _GENERATOR, "latent_mle": _GENERATOR,
-    "latent_ebm": _GENERATOR, "implicit_vae": _GENERATOR,
+    "ncsn": _LADDER, "recovery": _LADDER, "ace": _GENERATOR, "variational": {"loss": {"sigma": 0.3, "energy_l2": 0.01}},
+    "latent_mle": _GENERATOR, "latent_ebm": _GENERATOR, "implicit_vae": _GENERATOR,
 }  # fmt: skip
 
 

@@ -74,6 +74,8 @@ class RecoveryLadder(Task):
             self.scale = self.data.std().item()
             self.data = self.data / self.scale
             return LevelEnergy(2, self.config.loss.num_levels, self.hidden)
+        # Where pixels never vary, data without noise have no density, and the lowest level's energy steepens without end.
+        self.blur(self.config.loss.data_noise or 0.0)
         unet = NCSN(self.event[0], self.sides, self.widths, data_std=self.data.std().item())
         return NumberedLevels(NoiseConditionalEnergy(unet), self.sigmas())
 

@@ -25,6 +25,7 @@ from .task import Task
 from .two_players import alternating
 
 PRIOR_STEP = 0.3  # of MALA on the prior, which is near N(0, I)
+PRIOR_RATE = 0.1  # of the learning rate: a prior that runs ahead of the generator takes the posterior along, and all collapses
 
 
 def generator_network(task: Task) -> nn.Module:  # (n, latent) -> (n, *event)
@@ -55,9 +56,15 @@ class Latents(Task):
             encoder = [ImplicitEncoder(self.event.numel(), size, size, self.hidden)]
         return nn.ModuleList([self.prior, self.generator, *encoder])
 
-    def sampler(self) -> ef.MALA:
-        """Of the posterior."""
-        return ef.MALA(self.step_size)
+    def sampler(self) -> ef.Langevin:
+        """Of the posterior, which a chain from the prior comes to sooner where no step is refused."""
+        return ef.Langevin(self.step_size, self.config.chains.noise_std)
+
+    def groups(self, objective: Any) -> Any:
+        if not isinstance(objective, ef.LatentEBM):
+            return objective.parameters()
+        prior = {"params": objective.prior_parameters(), "lr": PRIOR_RATE * self.config.optimizer.learning_rate}
+        return [{"params": objective.generator_parameters()}, prior]
 
     def mle(self) -> ef.LatentMLE:
         joint, size = JointEnergy(self.prior, self.generator), latent_dim(self)

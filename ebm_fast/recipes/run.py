@@ -83,4 +83,4 @@ def _run(config: Config, out: Path, resume: bool, progress: bool, rank: Rank) ->
 def _picture(task: Task, samples: Tensor) -> Any:  # a matplotlib Figure
     if task.on_plane:
         return density_2d(task.density, samples, title=f"{task.config.objective} on {task.config.data}")
-    return grids_side_by_side(samples[:_SHOWN].cpu(), task.data[:_SHOWN].cpu(), ("samples, from noise", "real images"))
+    return grids_side_by_side(samples[:_SHOWN].cpu(), task.real[:_SHOWN].cpu(), ("samples, from noise", "real images"))

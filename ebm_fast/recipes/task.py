@@ -30,7 +30,8 @@ class Task:
 
     def __init__(self, config: Config, data: Tensor, rank: Rank) -> None:
         assert config.optimizer.batch_size is not None
-        self.config, self.data, self.event, self.rank = config, data, data.shape[1:], rank
+        self.config, self.event, self.rank = config, data.shape[1:], rank
+        self.real = self.data = data
         self.on_plane = data.dim() == 2
         first = rank.offset(config.optimizer.batch_size, "batch_size")
         self.counter: dict[str, Any] = {"seed": config.seed, "chain_offset": first}
@@ -70,6 +71,11 @@ class Task:
     def sides(self) -> tuple[int, int]:
         """Height and width of images."""
         return self.event[1], self.event[2]
+
+    @property
+    def energy_l2(self) -> float:
+        assert self.config.loss.energy_l2 is not None
+        return self.config.loss.energy_l2
 
     @property
     def sigma(self) -> float:
@@ -139,6 +145,14 @@ class Task:
                 f"{self.config.data}; dsm and ssm learn from the data themselves"
             )
         return energies.from_log_prob(make_toy(self.config.data).to(self.data.device))
+
+    def blur(self, std: float) -> None:
+        """Noise on the data, the same in every epoch."""
+        self.data = self.data + std * self.start(*self.data.shape, purpose="data_noise")
+
+    def groups(self, objective: Any) -> Any:
+        """What the optimiser takes."""
+        return objective.parameters()
 
     def start(self, *shape: int, purpose: str = "init", uniform: bool = False) -> Tensor:  # shape
         """Normal or uniform numbers that no iteration of the training has drawn."""

@@ -35,17 +35,27 @@ def fce(task: Task) -> Alternating:
 def ace(task: Task) -> Alternating:
     """Adversarial contrastive estimation: a noisy network beside the static noise."""
     objective = ef.AdversarialContrastive(
-        task.energy, _generator(task), task.noise(), base_weight=0.5, entropy_weight=0.1, log_z=task.log_z(),
+        task.energy, _generator(task, learn_std=True), task.noise(), base_weight=0.5, entropy_weight=0.1, log_z=task.log_z(),
         num_noise=task.config.loss.num_noise, **task.counter,
     )  # fmt: skip
     return alternating(task, objective, objective.generator_parameters())
 
 
 def variational(task: Task) -> Alternating:
-    """Maximum likelihood against samples, on the plane of a flow, which takes two steps for one of the energy."""
-    generator = _flow(task) if task.on_plane else _generator(task)
-    objective = ef.VariationalMLE(task.energy, generator, energy_l2=task.config.loss.energy_l2, **task.counter)
-    return alternating(task, objective, objective.generator_parameters(), steps=2)
+    """Maximum likelihood against samples; on the plane of a flow, which takes two steps for one of the energy.
+
+    The data of images get the noise of the generator, which would tell them apart from its samples, and its entropy a smaller
+    weight: the entropy of 64 and more numbers would outweigh the energy.
+    """
+    if task.on_plane:
+        generator, turns, weight = _flow(task), 2, 1.0
+    else:
+        generator, turns, weight = _generator(task), 1, 0.1
+        task.blur(task.sigma)
+    objective = ef.VariationalMLE(
+        task.energy, generator, energy_l2=task.energy_l2, entropy_weight=weight, **task.counter
+    )
+    return alternating(task, objective, objective.generator_parameters(), steps=turns)
 
 
 def _flow(task: Task) -> Any:
@@ -59,9 +69,8 @@ def _flow(task: Task) -> Any:
     return RealNVP(features=2, transforms=4, hidden_features=(64,)).to(task.data.device)
 
 
-def _generator(task: Task) -> Generator:
-    """Its noise falls as the generator comes to the data."""
+def _generator(task: Task, learn_std: bool = False) -> Generator:
     from .latents import generator_network, latent_dim
 
     net = generator_network(task).to(task.data.device)
-    return Generator(net, latent_dim(task), std=task.sigma, learn_std=True)
+    return Generator(net, latent_dim(task), std=task.sigma, learn_std=learn_std)
