@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -27,6 +28,16 @@ def require_methods(name: str, part: Any) -> None:
     if missing:
         hint = "; wrap the data in a BatchStream" if name == "batches" else ""
         raise TypeError(f"{name}: expected an object with {', '.join(missing)}, got {type(part).__name__}{hint}")
+
+
+def require_step(name: str, optimizer: Any) -> None:
+    """TypeError for an optimiser that wants a closure: an iteration computes its loss once."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise TypeError(
+            f"{name}: expected one whose step() needs no closure, such as Adam, because the loop computes each loss once; got "
+            f"{type(optimizer).__name__}"
+        )
 
 
 def load_all(parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from ebm_fast.training.parts import (
     not_finite,
     require_methods,
     require_one_player,
+    require_step,
     warn_of_left_out,
 )
 from ebm_fast.training.snapshots import Snapshots
@@ -50,9 +51,10 @@ class Batches(Stateful, Protocol):
 class Trainer:
     """theta <- optimizer(theta, grad L(batch)) for the loss of any objective, then learning-rate schedule and EMA.
 
-    `module`: the energy whose parameters `optimizer` holds. `grad_clip`: bound on the norm of the gradient of all parameters that
-    the optimiser holds. `directory`: where `log.csv` (a row every `log_every` iterations) and `iteration-N/` (a checkpoint
-    every `checkpoint_every` iterations and at the end, the last `keep` of them) go; None writes nothing.
+    `module`: the energy whose parameters `optimizer` holds. `scheduler`: a step an iteration, of ReduceLROnPlateau by the loss.
+    `grad_clip`: bound on the norm of the gradient of all parameters that the optimiser holds. `directory`: where `log.csv` (a row
+    every `log_every` iterations) and `iteration-N/` (a checkpoint every `checkpoint_every` iterations and at the end, the last
+    `keep` of them) go; None writes nothing.
     `tensorboard`: True draws the same numbers in `directory`/tensorboard/; or a SummaryWriter of your own, after `resume()` made
     with purge_step=trainer.iteration + 1. `monitor`: what tells that a run diverges and returns it to its last snapshot,
     which is a checkpoint, or a copy in memory where there is no directory. `autocast`: torch.bfloat16 runs the objective
@@ -115,6 +117,7 @@ class Trainer:
         }
         for name, part in self._parts.items():
             require_methods(name, part)
+        require_step("optimizer", optimizer)
         require_one_player(objective)
         warn_of_left_out(module, objective, optimizer)
         self._log = RunLog(self.directory, tensorboard)
@@ -179,7 +182,9 @@ class Trainer:
             norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip)
             metrics = {**metrics, "parameter_grad_norm": norm}
         self.optimizer.step()
-        if self.scheduler is not None:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(distributed.average({"loss": loss})["loss"])
+        elif self.scheduler is not None:
             self.scheduler.step()
         if self.ema is not None:
             self.ema.update()
