@@ -198,6 +198,9 @@ class Config:
         if not 0.0 < self.network.prior_std < math.inf:
             raise ValueError(f"network.prior_std: expected a finite number above 0, got {self.network.prior_std}")
 
+        if not self.monitor.max_rollbacks and self.monitor != Monitor():
+            raise ValueError("monitor.max_rollbacks: expected at least 1 beside other settings of the monitor, got 0")
+
     def resolved(self) -> Config:
         """With a number for all that was left to data and objective."""
         of_data, of_objective = _CHOICES.get(self.data, _PLANE), _OF_OBJECTIVES.get(self.objective, {})

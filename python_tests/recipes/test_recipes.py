@@ -85,6 +85,14 @@ def test_the_lists_of_names_are_those_of_the_code():
         (["--optimizer.warmup", "0"], ["optimizer.warmup", "at least 1", "0"]),
         (["--network.prior_std", "0"], ["network.prior_std", "above 0", "0"]),
         (["--network.prior_std", "nan"], ["network.prior_std", "nan"]),
+        (["--loss.num_levels", "1"], ["loss.num_levels", "at least 2", "1"]),
+        (["--objective", "bregman", "--loss.generator", "hinge"], ["generator", "itakura_saito", "hinge"]),
+        (["--objective", "esm"], ["objective: esm needs the score", "plane alone", "digits"]),
+        (["--objective", "fce"], ["objective: fce needs a flow", "plane alone", "digits"]),
+        (["--objective", "ncsn", "--loss.sigma", "90"], ["loss.sigma", "less than", "90"]),
+        (["--monitor.max_rollbacks", "1", "--monitor.learning_rate_factor", "2"], ["learning_rate_factor", "(0, 1]", "2"]),
+        (["--monitor.bounds", "[1]"], ["monitor.bounds", "dict"]),
+        (["--monitor.spread", "5"], ["monitor.max_rollbacks", "at least 1", "0"]),
         (["--sampling.num_samples", "0"], ["sampling.num_samples", "at least 1", "0"]),
         (["--sampling.num_steps", "-1"], ["sampling.num_steps", "at least 0", "-1"]),
         (["--sampling.denoising_steps", "-1"], ["sampling.denoising_steps", "at least 0", "-1"]),
@@ -113,7 +121,7 @@ def test_help_lists_every_setting(capsys):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert all(name in text for name in ("--chains.rejuvenation", "--resume", "share of the chains drawn that begin anew"))
+    assert all(name in text for name in ("--chains.rejuvenation", "--resume", "--tensorboard", "--monitor.bounds", "share of the chains drawn that begin anew"))
     with pytest.raises(SystemExit):
         main(["doctor", "--nonsense"])
     assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
@@ -126,7 +134,10 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(tmp_path, small, monkeypatch,
         assert path is not None
         return load_checkpoint(path)["parts"]
 
-    command, whole, part = ["train", "--config", str(small), "--data", data, "--out"], tmp_path / "whole", tmp_path / "part"
+    pytest.importorskip("tensorboard")
+    more = ["--tensorboard", "true", "--monitor.max_rollbacks", "2", "--monitor.bounds", '{"gap": [-1000, 1000]}']
+    options = ["--config", str(small), "--data", data, *(more if data == "moons" else [])]
+    command, whole, part = ["train", *options, "--out"], tmp_path / "whole", tmp_path / "part"
     assert main([*command, str(whole)]) == 0
     with stopped_at(7, monkeypatch):
         assert main([*command, str(part)]) == 130
@@ -140,7 +151,22 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(tmp_path, small, monkeypatch,
     for name in ("config.json", "samples.png", "curves.png", "checkpoint/log.csv"):
         assert (part / name).read_bytes() == (whole / name).read_bytes()
     assert (whole / "samples.png").read_bytes().startswith(b"\x89PNG")
-    assert recipes.load_config(whole / "config.json") == parse("--config", small, "--data", data)
+    assert recipes.load_config(whole / "config.json") == parse(*options)
+    assert bool(list((part / "checkpoint").glob("tensorboard/events*"))) == (data == "moons") == ("monitor" in found)
+
+
+@pytest.mark.filterwarnings("ignore:iteration:RuntimeWarning")
+def test_the_monitor_rolls_back_as_its_settings_say(tmp_path, small, capsys):
+    settings = {"max_rollbacks": "2", "bounds": '{"loss": [0.5, 0.6]}', "learning_rate_factor": "0.5", "spread": "7"}
+    command = ["--config", str(small), "--data", "moons", "--objective", "dsm"]
+    command += [word for name, value in settings.items() for word in (f"--monitor.{name}", value)]
+    assert main(["train", *command, "--out", str(tmp_path / "run")]) == 2
+    assert "diverged after 2 roll-backs (max_rollbacks): loss is" in capsys.readouterr().err
+    config, x = parse(*command), torch.zeros(64, 2)
+    monitor = recipes.build_trainer(config, x, None)[0].monitor
+    assert (monitor.max_rollbacks, monitor.learning_rate_factor, monitor.spread) == (2, 0.5, 7.0)
+    assert monitor.bounds == {"loss": (0.5, 0.6)}
+    assert recipes.build_trainer(replace(config, monitor=recipes.Monitor()), x, None)[0].monitor is None
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_again(tmp_path, small, monkeypatch):
