@@ -121,7 +121,8 @@ def test_help_lists_every_setting(capsys):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert all(name in text for name in ("--chains.rejuvenation", "--resume", "--tensorboard", "--monitor.bounds", "share of the chains drawn that begin anew"))
+    names = ("--chains.rejuvenation", "--resume", "--tensorboard", "--monitor.bounds", "share of the chains drawn that begin anew")
+    assert all(name in text for name in names)
     with pytest.raises(SystemExit):
         main(["doctor", "--nonsense"])
     assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
