@@ -121,7 +121,7 @@ def test_help_lists_every_setting(capsys):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    names = ("--chains.rejuvenation", "--resume", "--tensorboard", "--monitor.bounds", "share of the chains drawn that begin anew")
+    names = ("--chains.rejuvenation", "--resume", "--tensorboard", "--monitor.bounds", "share of the chains drawn")
     assert all(name in text for name in names)
     with pytest.raises(SystemExit):
         main(["doctor", "--nonsense"])
