@@ -101,7 +101,7 @@ OBJECTIVES: dict[str, Callable[[Any], Any]] = {
     "bregman": lambda t: ef.BregmanRatioMatching(t.energy, generator=t.config.loss.generator, **t.ratio()),
     "fce": two_players.fce,
     "ace": two_players.ace,
-    "variational": two_players.variational,
+    "variational": two_players.Variational.objective,
     "esm": lambda t: ef.ExplicitScoreMatching(t.energy, t.truth(), **t.counter),
     "ism": lambda t: ef.ImplicitScoreMatching(t.energy, **t.counter),
     "hutchinson": lambda t: ef.HutchinsonScoreMatching(t.energy, **t.counter),
@@ -116,9 +116,10 @@ OBJECTIVES: dict[str, Callable[[Any], Any]] = {
 }
 """What `--objective` names, made of a task."""
 TASKS: dict[str, type[Task]] = {
-    "ncsn": ScoreLadder, "recovery": RecoveryLadder, "latent_mle": Latents, "latent_ebm": Latents, "implicit_vae": Latents,
+    "variational": two_players.Variational, "ncsn": ScoreLadder, "recovery": RecoveryLadder, "latent_mle": Latents,
+    "latent_ebm": Latents, "implicit_vae": Latents,
 }  # fmt: skip
-"""Of the objectives that train another network than an energy of the data."""
+"""Of the objectives that train another network than an energy of the data, or draw in a way of their own."""
 
 
 def build_trainer(

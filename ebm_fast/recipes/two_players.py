@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import ebm_fast as ef
-from ebm_fast.objectives.players import Generator
+from ebm_fast.objectives.players import Generator, Player
 from ebm_fast.training import Alternating
 
 from .task import Task
@@ -41,21 +41,33 @@ def ace(task: Task) -> Alternating:
     return alternating(task, objective, objective.generator_parameters())
 
 
-def variational(task: Task) -> Alternating:
+class Variational(Task):
     """Maximum likelihood against samples; on the plane of a flow, which takes two steps for one of the energy.
 
     The data of images get the noise of the generator, which would tell them apart from its samples, and its entropy a smaller
     weight: the entropy of 64 and more numbers would outweigh the energy.
     """
-    if task.on_plane:
-        generator, turns, weight = _flow(task), 2, 1.0
-    else:
-        generator, turns, weight = _generator(task), 1, 0.1
-        task.blur(task.sigma)
-    objective = ef.VariationalMLE(
-        task.energy, generator, energy_l2=task.energy_l2, entropy_weight=weight, **task.counter
-    )
-    return alternating(task, objective, objective.generator_parameters(), steps=turns)
+
+    player: Player
+
+    def objective(self) -> Alternating:
+        if self.on_plane:
+            generator, turns, weight = _flow(self), 2, 1.0
+        else:
+            generator, turns, weight = _generator(self), 1, 0.1
+            self.blur(self.sigma)
+        objective = ef.VariationalMLE(
+            self.energy, generator, energy_l2=self.energy_l2, entropy_weight=weight, **self.counter
+        )
+        self.player = objective.generator
+        return alternating(self, objective, objective.generator_parameters(), steps=turns)
+
+    @torch.no_grad()
+    def draw(self) -> Tensor:  # (n, *event)
+        """Of the generator: chains from noise would begin where it has never been and nobody has told the energy."""
+        count = self.config.sampling.num_samples
+        assert count is not None
+        return self.player.draw(count, seed=self.config.seed, step=self.config.iterations + 1).x
 
 
 def _flow(task: Task) -> Any:
