@@ -261,28 +261,29 @@ def sample(
     loop = Loop(bound, transition, kept, average, thin=thin, steps_at_once=thin if chunked else 0, bar=bar,
                 stop=on_divergence == "stop")  # fmt: skip
 
-    def result(at: ChainState, steps: int) -> Run:
+    def result() -> Run:
+        at, transition, steps = loop.state, loop.transition, loop.done
         samples, energy, hamiltonian = kept.until(steps // thin)
         assert at.divergence_step is not None
         mean, variance = (None, None) if average is None else average.result()
         stats = RunStats(
-            grad_norm=loop.transition.grad_norm(), divergence_step=at.divergence_step.clone(),
-            mean=mean, variance=variance,
-            energy=energy, hamiltonian=hamiltonian, **loop.transition.stats(),
+            grad_norm=transition.grad_norm(), divergence_step=at.divergence_step.clone(), mean=mean, variance=variance,
+            energy=energy, hamiltonian=hamiltonian, **transition.stats(),
         )  # fmt: skip
-        return Run(samples, loop.transition.position(at).clone(), stats, at.clone(), name, steps)
+        return Run(samples, transition.position().clone(), stats, at.clone(), name, steps)
 
     try:
         if warmup:
             loop.warm_up(warmup)
         loop.record(num_steps)
     except KeyboardInterrupt:
-        raise Interrupted(result(*loop.fall_back())) from None
+        loop.fall_back()
+        raise Interrupted(result()) from None
     finally:
         if bar is not None:
             bar.close()
     _warn(loop, num_steps, on_divergence)
-    return result(loop.state, loop.done)
+    return result()
 
 
 def _warn(loop: Loop, num_steps: int, on_divergence: str) -> None:
