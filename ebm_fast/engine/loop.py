@@ -18,7 +18,7 @@ class Transition(Protocol):
     state: ChainState
 
     def advance(self, num_steps: int) -> None: ...
-    def position(self, state: ChainState | None = None) -> Tensor: ...
+    def position(self) -> Tensor: ...
     def energy_now(self) -> Tensor: ...
     def hamiltonian_now(self) -> Tensor | None: ...
     def reset_stats(self) -> None: ...
@@ -75,13 +75,13 @@ class Loop:
         if self.diverged_at is None:
             self._take(self._recorded_from + num_steps, self._record)
 
-    def fall_back(self) -> tuple[ChainState, int]:
-        """State and number of recorded steps of the last whole chunk, whose statistics are those of the run from now on."""
+    def fall_back(self) -> None:
+        """To state and statistics of the last whole chunk."""
         state, (counted, averaged) = self._whole
+        self.state.become(state)
         self.transition.restore(counted)
         if self.average is not None:
             self.average.restore(averaged)
-        return state, max(state.step - self._recorded_from, 0)
 
     def _take(self, end: int, advance: Callable[[int], None]) -> None:
         """Steps up to the counter `end`, or up to the first in which a chain diverges."""
@@ -120,7 +120,7 @@ class Loop:
 
     def _divergence(self) -> int | None:
         """Counter of the first step of this run in which a chain diverged, where that ends it."""
-        at = self.state.divergence_step
+        at = self.state.extra.get("replica_divergence", self.state.divergence_step)  # of replicas, each one's own
         if not self.stop or at is None:
             return None
         new = at[at >= self._begin]
@@ -133,7 +133,7 @@ class Loop:
         if self.bar is not None:
             self.bar.update(self._whole[0].step - self.state.step)
         self.transition = self.kept.transition = self.make(self._whole[0].clone())
-        self.fall_back()
+        self.fall_back()  # the statistics
 
     def _kept_stats(self) -> Any:
         return self.transition.snapshot(), None if self.average is None else self.average.snapshot()

@@ -15,12 +15,13 @@ from ..ops import checks
 from ..ops.backend import wish
 from ..ops.noise import fresh_seed
 from . import fused, graph
+from .compiled import CompiledEnergy
 from .energy import Energy, EnergyFunction, check_energy
 from .keep import Kept, Moments
 from .loop import Loop, Transition
 from .state import ChainState, Interrupted, Run, RunStats, StepInfo, no_divergence
 
-STRATEGIES = ("auto", "fused", "step", "reference", "graph")
+STRATEGIES = ("auto", "fused", "step", "reference", "graph", "compiled")
 POLICIES = ("freeze", "stop", "ignore")
 
 
@@ -99,19 +100,19 @@ def run_(
         norm = graph.run(energy, sampler, state, num_steps, condition, backend, grad_norm, forced)
         if norm is not graph.FAILED:
             return norm
-    transition = _bind(strategy, sampler, EnergyFunction(energy, condition), state, backend, descriptor, guard=False,
-                       track=grad_norm)  # fmt: skip
+    transition = _bind(strategy, sampler, energy, condition, state, backend, descriptor, guard=False, track=grad_norm)
     if grad_norm and hasattr(transition, "track_gradients"):
         transition.track_gradients()
     transition.advance(num_steps)
     return transition.grad_norm() if grad_norm else None
 
 
-def _bind(strategy: str, sampler: Sampler, energy: EnergyFunction, state: ChainState, backend: str | None, descriptor: Any, *,
-          guard: bool, track: bool) -> Transition:  # fmt: skip
+def _bind(strategy: str, sampler: Sampler, energy: Energy, condition: Mapping[str, Any] | None, state: ChainState,
+          backend: str | None, descriptor: Any, *, guard: bool, track: bool) -> Transition:  # fmt: skip
+    function = (CompiledEnergy if strategy == "compiled" else EnergyFunction)(energy, condition)
     if strategy == "fused":
-        return fused.transition(energy, sampler, state, descriptor, backend=backend, guard=guard, track=track)
-    return sampler.transition(energy, state, backend=backend, guard=guard, track=track, rng=None)
+        return fused.transition(function, sampler, state, descriptor, backend=backend, guard=guard, track=track)
+    return sampler.transition(function, state, backend=backend, guard=guard, track=track, rng=None)
 
 
 def check_sampler(sampler: Any, name: str = "sampler") -> None:
@@ -226,7 +227,8 @@ def sample(
             of its dtype: "freeze" (it stays where it is, the others go on), "stop" (the run ends with the first step in which a
             chain diverges; those that a resumed run brings along do not count), "ignore" (nothing is looked for, NaN spreads).
         strategy: "auto", "fused" (the whole chain in native code, for energies with a descriptor), "step" (a loop over fused
-            updates), "graph" (CUDA graph) or "reference" (plain PyTorch).
+            updates), "graph" (CUDA graph), "compiled" (energy and gradient by torch.compile, on request alone: the first call
+            compiles for seconds) or "reference" (plain PyTorch).
         backend: see `ebm_fast.use_backend`.
         progress: True or False; None shows a bar on a terminal once the run has taken two seconds.
 
@@ -259,7 +261,7 @@ def sample(
     def bound(state: ChainState) -> Transition:
         if chunked:
             return graph.chunked(energy, sampler, state, condition, backend, guard, thin)
-        return _bind(name, sampler, EnergyFunction(energy, condition), state, backend, descriptor, guard=guard, track=True)
+        return _bind(name, sampler, energy, condition, state, backend, descriptor, guard=guard, track=True)
 
     transition = bound(state)
     _check_energies(transition, state, resume, on_divergence)
@@ -269,28 +271,29 @@ def sample(
     loop = Loop(bound, transition, kept, average, thin=thin, steps_at_once=thin if chunked else 0, bar=bar,
                 stop=on_divergence == "stop")  # fmt: skip
 
-    def result(at: ChainState, steps: int) -> Run:
+    def result() -> Run:
+        at, transition, steps = loop.state, loop.transition, loop.done
         samples, energy, hamiltonian = kept.until(steps // thin)
         assert at.divergence_step is not None
         mean, variance = (None, None) if average is None else average.result()
         stats = RunStats(
-            grad_norm=loop.transition.grad_norm(), divergence_step=at.divergence_step.clone(),
-            mean=mean, variance=variance,
-            energy=energy, hamiltonian=hamiltonian, **loop.transition.stats(),
+            grad_norm=transition.grad_norm(), divergence_step=at.divergence_step.clone(), mean=mean, variance=variance,
+            energy=energy, hamiltonian=hamiltonian, **transition.stats(),
         )  # fmt: skip
-        return Run(samples, loop.transition.position(at).clone(), stats, at.clone(), name, steps)
+        return Run(samples, transition.position().clone(), stats, at.clone(), name, steps)
 
     try:
         if warmup:
             loop.warm_up(warmup)
         loop.record(num_steps)
     except KeyboardInterrupt:
-        raise Interrupted(result(*loop.fall_back())) from None
+        loop.fall_back()
+        raise Interrupted(result()) from None
     finally:
         if bar is not None:
             bar.close()
     _warn(loop, num_steps, on_divergence)
-    return result(loop.state, loop.done)
+    return result()
 
 
 def _warn(loop: Loop, num_steps: int, on_divergence: str) -> None:

@@ -168,8 +168,8 @@ class ReplicaTransition(Transition):
     def _coldest(self, per_replica: Tensor) -> Tensor:
         return per_replica.view(self.n, self.r)[:, 0]
 
-    def position(self, state: ChainState | None = None) -> Tensor:
-        return (state or self.state).x[:, 0]
+    def position(self) -> Tensor:
+        return self.state.x[:, 0]
 
     def energy_now(self) -> Tensor:
         return self._coldest(self.inner.energy_now())

@@ -204,6 +204,20 @@ def test_stop_ends_with_the_first_step_in_which_a_chain_diverges(strategy, when,
     assert int(again.stats.diverged.sum()) == 1
 
 
+def test_stop_sees_a_replica_diverge_beside_one_that_did_before(device):
+    energy, x0 = ef.energies.DoubleWell(1.0, 1.0, 1).to(device), torch.zeros(1, 1, device=device)
+    sampler = ef.ReplicaExchange(ef.Langevin(0.2), (1.0, 0.5), swap_every=10**6)
+    with pytest.warns(RuntimeWarning, match="were frozen"):
+        whole = ef.sample(energy, sampler, x0, num_steps=60, seed=1)
+    first, second = sorted(whole.state.extra["replica_divergence"].tolist())
+    assert 0 < first < second - 2
+    with pytest.warns(RuntimeWarning, match="were frozen"):
+        before = ef.sample(energy, sampler, x0, num_steps=first + 2, seed=1)
+    with pytest.warns(RuntimeWarning, match="stopped"):
+        after = ef.sample(energy, sampler, num_steps=100, resume=before.state, on_divergence="stop")
+    assert after.state.step == second + 1
+
+
 @pytest.mark.parametrize(
     ("energy", "error", "match"),
     [
