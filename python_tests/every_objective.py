@@ -98,7 +98,8 @@ EVERY: dict[str, tuple[Make, dict[str, Any]]] = {
     ),
     "FlowContrastive": (lambda e, **o: obj.FlowContrastive(e, **{"flow": player()} | o), {"likelihood_weight": 0.1}),
     "VariationalMLE": (
-        lambda e, **o: obj.VariationalMLE(e, **{"generator": player()} | o), {"entropy": "nearest_neighbour", "gradient_penalty": 0.1}
+        lambda e, **o: obj.VariationalMLE(e, **{"generator": player()} | o),
+        {"entropy": "nearest_neighbour", "gradient_penalty": 0.1},
     ),
     "ImplicitVAE": (lambda e, **o: vae(**o), {"num_samples": 2, "method": "implicit"}),
     "LatentMLE": (lambda e, **o: latent(obj.LatentMLE, **{"num_steps": 2} | o), {"num_chains": 2}),

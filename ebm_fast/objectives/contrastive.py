@@ -73,9 +73,10 @@ class ContrastiveDivergence(Saved):
     Parameters collect no gradient while sampling. In iteration t the chains use steps t K ... t K + K - 1 of one seed.
 
     `energy_l2`: weight of E^2 on data and samples. `gradient_penalty`: weight of ||grad_x E||^2 there, E differentiable
-    twice (`squared_gradient_norm`). `data_noise`: standard deviation of Gaussian noise added to the data. `kl_weight`: weight of E_frozen(x_K(theta)), the KL term that CD drops, differentiated through the last
-    Langevin step; `entropy_weight`: weight of minus the mean log nearest-neighbour distance of the same samples (both:
-    Du, Li, Tenenbaum, Mordatch 2021; they need a module as energy and Langevin without momentum or schedule).
+    twice (`squared_gradient_norm`). `data_noise`: standard deviation of Gaussian noise added to the data. `kl_weight`:
+    weight of E_frozen(x_K(theta)), the KL term that CD drops, differentiated through the last Langevin step;
+    `entropy_weight`: weight of minus the mean log nearest-neighbour distance of the same samples (both: Du, Li,
+    Tenenbaum, Mordatch 2021; they need a module as energy and Langevin without momentum or schedule).
     A non-finite batch, chain or energy raises FloatingPointError naming it; on CUDA this comes an iteration or so
     late, because nothing waits for the device, unless `check=True`. `finish_checks()` waits for what is under way.
     `seed`: 64 bits; None draws one from torch's generator. `chain_offset`: global index of the batch's first chain;
