@@ -186,7 +186,7 @@ class window_adaptation:
 
         position # (n, *event)
         """
-        key = _key(key)
+        key, num_steps = _key(key), check_count(num_steps, "num_steps", 1)
         adapt = Adaptation(self.target_acceptance_rate, mass="diagonal" if self.is_mass_matrix_diagonal else "dense")
         sampler = HMC(self.initial_step_size, self.num_integration_steps, adapt=adapt)
         energy = from_log_prob(self.logdensity_fn)

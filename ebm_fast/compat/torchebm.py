@@ -87,10 +87,14 @@ class _Sampler:
         if x is not None:
             if not isinstance(x, Tensor):
                 raise TypeError(f"x must be a tensor (n, *event), got {type(x).__name__}")
+            if x.ndim < 2:
+                raise ValueError(f"x must have shape (n, *event), such as (n, d), got {tuple(x.shape)}")
             return x.to(self.device, self.dtype)
         if dim is None:
             raise ValueError("dim must be given, an int or a shape, where x is None")
-        shape = (dim,) if isinstance(dim, int) else tuple(dim)
+        shape = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
+        if not shape or any(type(size) is not int or size < 1 for size in shape):
+            raise ValueError(f"dim must be an int of at least 1 or a shape of such, got {dim!r}")
         return normal_(torch.empty(n_samples, *shape, dtype=self.dtype, device=self.device), seed=seed, purpose="init")
 
     @torch.no_grad()
@@ -289,7 +293,8 @@ class HamiltonianMonteCarlo(_Sampler):
         _only("integrator", integrator, (None, "leapfrog"))
         self.n_leapfrog_steps = check_count(n_leapfrog_steps, "n_leapfrog_steps", 1)
         if mass is not None:
-            mass = torch.as_tensor(mass, dtype=self.dtype, device=self.device)
+            mass = mass if isinstance(mass, Tensor) else torch.tensor(checks.number(mass, "mass"))
+            mass = mass.to(self.device, self.dtype)
             if not bool((mass > 0).all()):
                 raise ValueError(f"mass must be positive, got {mass.min().item()}")
         self.mass = mass
@@ -301,5 +306,9 @@ class HamiltonianMonteCarlo(_Sampler):
         return super()._start(x, dim, n_samples, seed)
 
     def _kernel(self, n_steps: int, event: torch.Size) -> HMC:
-        inverse = None if self.mass is None else self.mass.reciprocal().expand(event).contiguous()
+        inverse = None
+        if self.mass is not None:
+            if self.mass.shape not in ((), (1,), event[-1:], event):
+                raise ValueError(f"mass must be a number or have the shape ({event[-1]},), got {tuple(self.mass.shape)}")
+            inverse = self.mass.reciprocal().expand(event).contiguous()
         return HMC(_constant(self._values("step_size", n_steps)), num_leapfrog=self.n_leapfrog_steps, inverse_mass=inverse)

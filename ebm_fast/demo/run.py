@@ -84,6 +84,7 @@ def run(
     task, resumed_at = _train(recipe, split.train, out, resume)
     energy, chains, sampling = task.net, recipe.config.chains, recipe.config.sampling
     assert sampling.num_steps is not None and sampling.denoising_steps is not None and recipe.config.optimizer.batch_size
+    assert chains.step_size is not None
     trained = clock()
 
     held_out = _shuffled(split.held_out.images)[:_MAX_SAMPLES]

@@ -83,7 +83,7 @@ def run_(
     The noise of step k has the counter `step + k`; divergence is not looked for. Returns the mean gradient norm along the
     path, (n,), if `grad_norm` and the sampler has gradients, else None. The engine under `langevin_` and the training objectives.
     """
-    check_sampler(sampler)
+    check_alone(sampler)
     checks.state(x, "x")
     num_steps = check_count(num_steps, "num_steps")
     checks.counter(seed, step, chain_offset, None, x)
@@ -115,12 +115,22 @@ def _bind(strategy: str, sampler: Sampler, energy: Energy, condition: Mapping[st
     return sampler.transition(function, state, backend=backend, guard=guard, track=track, rng=None)
 
 
-def check_sampler(sampler: Any) -> None:
+def check_sampler(sampler: Any, name: str = "sampler") -> None:
     """Something with `init` and `transition`."""
     if not (hasattr(sampler, "init") and hasattr(sampler, "transition")) or isinstance(sampler, type):
         raise TypeError(
-            f"sampler must be a sampler such as ebm_fast.Langevin(step_size=0.01), with init and transition as in "
+            f"{name} must be a sampler such as ebm_fast.Langevin(step_size=0.01), with init and transition as in "
             f"ebm_fast.samplers.Sampler, got {sampler!r}"
+        )
+
+
+def check_alone(sampler: Any, name: str = "sampler") -> None:
+    """A sampler whose chains are x # (n, *event) alone, as in `run_` and the objectives: replicas are a matter of `sample`."""
+    check_sampler(sampler, name)
+    if getattr(sampler, "has_replicas", False):
+        raise TypeError(
+            f"{name}: expected one that moves states alone, such as Langevin, MALA or HMC, got {type(sampler).__name__}, whose "
+            "replicas only ebm_fast.sample carries from step to step"
         )
 
 

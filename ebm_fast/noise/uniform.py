@@ -67,7 +67,10 @@ class Uniform(NoiseModel):
         self, out: Tensor, *, seed: int, step: int = 0, chain_offset: int = 0
     ) -> Tensor:  # (n, *event)
         self._check(out, "out")
-        uniform_(out, seed=seed, step=step, purpose="noise_model", chain_offset=chain_offset)
-        low, high = self.low.to(out.dtype), self.high.to(out.dtype)
-        torch.addcmul(low, out, high - low, out=out)
-        return torch.minimum(out, high, out=out)
+        # float16 would round the smallest uniforms to 0.
+        u = torch.empty_like(out, dtype=torch.float32) if out.dtype is torch.float16 else out
+        uniform_(u, seed=seed, step=step, purpose="noise_model", chain_offset=chain_offset)
+        low, high = self.low.to(u.dtype), self.high.to(u.dtype)
+        torch.addcmul(low, u, high - low, out=u)
+        torch.minimum(u, high, out=u)
+        return out if u is out else out.copy_(u).clamp_(self.low.to(out.dtype), self.high.to(out.dtype))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast import engine, ops
-from ebm_fast.engine.run import STRATEGIES, check_count, check_sampler
+from ebm_fast.engine.run import STRATEGIES, check_alone, check_count
 from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
 from ebm_fast.objectives.initial import Init, InitialStates
@@ -119,8 +119,7 @@ class ContrastiveDivergence(Saved):
             "data_noise": data_noise,
         }
         for name, weight in weights.items():
-            if not 0.0 <= weight < float("inf"):
-                raise ValueError(f"{name}: expected a finite number >= 0, got {weight}")
+            checks.number(weight, name, low=0.0)
         self.improved = kl_weight > 0.0 or entropy_weight > 0.0
         if self.improved and not isinstance(energy, nn.Module):
             raise TypeError(
@@ -131,7 +130,7 @@ class ContrastiveDivergence(Saved):
             raise TypeError(
                 f"sampler: kl_weight and entropy_weight need Langevin without momentum or schedule, got {sampler}"
             )
-        check_sampler(sampler)
+        check_alone(sampler)
         self.energy, self.sampler, self.num_steps = energy, sampler, num_steps
         self.energy_l2, self.gradient_penalty = energy_l2, gradient_penalty
         self.kl_weight, self.entropy_weight = kl_weight, entropy_weight

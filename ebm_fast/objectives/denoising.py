@@ -161,6 +161,8 @@ class NoiseConditionalScoreMatching(_Denoising):
         if any(b > a for a, b in itertools.pairwise(levels)):
             raise ValueError(f"sigmas must fall from level to level, got {levels}")
         self.sigmas = tuple(float(s) for s in levels)
+        if weight is not None and not callable(weight):
+            raise TypeError(f"weight: expected a function of a level, or None, got {weight!r}")
         weights = [1.0] * len(levels) if weight is None else [float(weight(s)) / s**2 for s in self.sigmas]
         if any(not (math.isfinite(w) and w >= 0.0) for w in weights):
             raise ValueError("weight: expected a finite number >= 0 for every level")

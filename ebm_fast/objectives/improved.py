@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ebm_fast import ops
+from ebm_fast.objectives.numerics import wide
 from ebm_fast.samplers import Langevin
 
 
@@ -71,13 +72,14 @@ def frozen_energy(energy: Any, x: Tensor, condition: dict[str, Tensor]) -> Tenso
 def nearest_neighbour_entropy(x: Tensor) -> Tensor:  # (n, *event) -> ()
     """mean_i log min_{j != i} ||x_i - x_j||: the entropy of x up to scale and constant; the neighbours are constants.
 
-    Raises ValueError for fewer than two states. Source: Kozachenko and Leonenko 1987.
+    In float32 at least. Raises ValueError for fewer than two states. Source: Kozachenko and Leonenko 1987.
     """
     if len(x) < 2:
         raise ValueError(f"batch: entropy_weight needs at least 2 states, got {len(x)}")
     flat = x.flatten(1)
-    distances = torch.cdist(flat.detach(), flat.detach(), compute_mode="donot_use_mm_for_euclid_dist")
+    constant = wide(flat.detach())
+    distances = torch.cdist(constant, constant, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distances.fill_diagonal_(torch.inf).argmin(1)
     # Equal states have no direction to part in; the bound keeps their logarithm finite.
-    squared = (flat - flat.detach()[nearest]).square().sum(1)
-    return 0.5 * squared.clamp_min(torch.finfo(x.dtype).tiny).log().mean()
+    squared = (wide(flat) - constant[nearest]).square().sum(1)
+    return 0.5 * squared.clamp_min(torch.finfo(squared.dtype).tiny).log().mean()

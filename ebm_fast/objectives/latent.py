@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast import engine
-from ebm_fast.engine.run import STRATEGIES, check_count, check_sampler
+from ebm_fast.engine.run import STRATEGIES, check_alone, check_count
 from ebm_fast.models.latent import JointEnergy
 from ebm_fast.objectives.contrastive import Batch, _split, contrastive_divergence_loss
 from ebm_fast.objectives.counted import CountedObjective
@@ -58,10 +58,10 @@ class _LatentObjective(CountedObjective):
     ) -> None:
         check_count(num_chains, "num_chains", 1)
         super().__init__(energy, num_chains, seed=seed, chain_offset=chain_offset, check=check)
-        check_sampler(sampler)
+        check_alone(sampler)
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
-        sizes = (latent_shape,) if isinstance(latent_shape, int) else tuple(latent_shape)
+        sizes = tuple(latent_shape) if isinstance(latent_shape, (tuple, list)) else (latent_shape,)
         if not sizes or any(type(size) is not int or size < 1 for size in sizes):
             raise ValueError(f"latent_shape: expected ints of at least 1, got {latent_shape!r}")
         self.sampler, self.num_chains, self.latent_shape, self.init = sampler, num_chains, sizes, init
@@ -214,7 +214,7 @@ class LatentEBM(_LatentObjective):
             raise ValueError(f"num_steps: expected an int or (prior, posterior), got {num_steps!r}")
         self.prior_steps, self.posterior_steps = (check_count(count, "num_steps", 1) for count in counts)
         self.posterior_sampler = sampler if posterior_sampler is None else posterior_sampler
-        check_sampler(self.posterior_sampler)
+        check_alone(self.posterior_sampler, "posterior_sampler")
         self.prior, self.generator = prior, generator
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

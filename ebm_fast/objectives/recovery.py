@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_fast import engine, ops
-from ebm_fast.engine.run import STRATEGIES, check_count, check_sampler
+from ebm_fast.engine.run import STRATEGIES, check_alone, check_count
 from ebm_fast.objectives.contrastive import Batch, _split, bare
 from ebm_fast.objectives.counted import CountedObjective
 from ebm_fast.objectives.numerics import wide
@@ -105,13 +105,15 @@ class DiffusionRecoveryLikelihood(CountedObjective):
         backend: str | None = None,
     ) -> None:
         super().__init__(energy, 1, seed=seed, chain_offset=chain_offset, check=check)
-        check_sampler(sampler)
+        check_alone(sampler)
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
         levels = sigmas.tolist() if isinstance(sigmas, Tensor) else list(sigmas)
         if not levels or any(not 0.0 < checks.number(s, "sigmas") < 1.0 for s in levels):
             raise ValueError(f"sigmas must be standard deviations in (0, 1), one a level, got {levels}")
         self.sigmas = tuple(float(s) for s in levels)
+        if weight is not None and not callable(weight):
+            raise TypeError(f"weight: expected a function of a level, or None, got {weight!r}")
         self.weights = None if weight is None else tuple(float(weight(t)) for t in range(len(levels)))
         if self.weights is not None and any(not (math.isfinite(w) and w >= 0.0) for w in self.weights):
             raise ValueError(f"weight: expected a finite number >= 0 for every level, got {self.weights}")

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from .build import build_trainer, load_data
-from .config import Chains, Config, Loss, Network, Optimizer, Sampling, load_config, parse, save_config
+from .config import (
+    Chains,
+    Config,
+    Loss,
+    Monitor,
+    Network,
+    Optimizer,
+    Sampling,
+    load_config,
+    parse,
+    save_config,
+)
 from .run import run
 
 __all__ = [
     "Chains",
     "Config",
     "Loss",
+    "Monitor",
     "Network",
     "Optimizer",
     "Sampling",

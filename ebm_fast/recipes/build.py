@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import ebm_fast as ef
-from ebm_fast import energies, noise
-from ebm_fast.models import ConvNetEnergy
+from ebm_fast.noise.foreign import torch_seeded
 from ebm_fast.training import (
     EMA,
     BatchStream,
+    DivergenceMonitor,
     Images,
-    ReplayBuffer,
     Split,
     Trainer,
     load_cifar10,
@@ -28,7 +27,11 @@ from ebm_fast.training import (
 )
 from ebm_fast.training.distributed import Rank
 
+from . import two_players
 from .config import IMAGES, Config
+from .ladders import RecoveryLadder, ScoreLadder
+from .latents import Latents
+from .task import Task
 
 _POINTS = 50_000  # of a density of the plane
 
@@ -82,87 +85,41 @@ def device(config: Config) -> torch.device:
     return found
 
 
-class Task:
-    """What objectives of a run are made of, in the process `rank`. data # (n, *event); the settings are resolved."""
-
-    def __init__(self, config: Config, data: Tensor, rank: Rank) -> None:
-        assert config.optimizer.batch_size is not None
-        self.config, self.data, self.event, self.rank = config, data, data.shape[1:], rank
-        first = rank.offset(config.optimizer.batch_size, "batch_size")
-        self.counter: dict[str, Any] = {"seed": config.seed, "chain_offset": first}
-        network, self.on_plane = config.network, data.dim() == 2
-        assert network.channels is not None and network.hidden is not None and network.activation is not None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            if self.on_plane:
-                net: nn.Module = energies.MLPEnergy(2, network.hidden, network.activation)
-            else:
-                net = ConvNetEnergy(
-                    self.event[0], self.event[1], network.channels, network.hidden, activation=network.activation
-                ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.net = net.to(data.device)
-        self.energy: Any = self.net
-        """The network, with the quadratic term on the plane."""
-        self.precision = 0.0
-        """Of that term, which chains on the network alone take as the sampler's prior."""
-        if self.on_plane:
-            self.precision = network.prior_std**-2
-            self.energy = self.net + energies.Gaussian(torch.zeros(2), precision=self.precision).to(data.device)
-
-    def sampler(self) -> ef.Langevin:
-        chains = self.config.chains
-        clamp = None if chains.clamp is None else (-chains.clamp, chains.clamp)
-        return ef.Langevin(chains.step_size, chains.noise_std, clamp=clamp, prior_precision=self.precision)
-
-    def init(self) -> tuple[Any, ...]:
-        """Where chains begin."""
-        return ("normal", self.config.network.prior_std) if self.on_plane else ("uniform", -1.0, 1.0)
-
-    def sampling(self) -> dict[str, Any]:
-        """Arguments of the objectives that sample."""
-        loss = self.config.loss
-        return {
-            "energy": self.net, "sampler": self.sampler(), "num_steps": self.config.chains.num_steps,
-            "data_noise": loss.data_noise, **self.counter,
-        }  # fmt: skip
-
-    def sigma(self) -> float:
-        """Of the noise that objectives perturb data by."""
-        assert self.config.loss.sigma is not None
-        return self.config.loss.sigma
-
-    def buffer(self) -> ReplayBuffer:
-        chains, batch = self.config.chains, self.config.optimizer.batch_size
-        assert batch is not None
-        if chains.buffer_size < batch:
-            raise ValueError(f"chains.buffer_size: expected at least the batch of {batch}, got {chains.buffer_size}")
-        return ReplayBuffer(
-            self.rank.share(chains.buffer_size, "buffer_size"), self.event, init=self.init(),
-            rejuvenation=chains.rejuvenation, device=self.data.device, seed=self.config.seed,
-            chain_offset=self.rank.offset(chains.buffer_size),
-        )  # fmt: skip
-
-    def noise(self) -> dict[str, Any]:
-        """A Gaussian wider than the data, and log Z where the data's odds begin at 1."""
-        full = noise.Gaussian.fit(self.data, covariance="full" if self.on_plane else "diagonal", floor=0.1, widen=1.2)
-        x = self.data[:1000]
-        with torch.no_grad():
-            log_z = -(self.energy(x) + full.log_prob(x)).mean().item()
-        return {"noise": full, "log_z": log_z}
-
-
-OBJECTIVES: dict[str, Callable[[Task], Any]] = {
-    "cd": lambda t: ef.ContrastiveDivergence(energy_l2=t.config.loss.energy_l2, **t.sampling()),
-    "pcd": lambda t: ef.PersistentCD(buffer=t.buffer(), energy_l2=t.config.loss.energy_l2, **t.sampling()),
-    "short_run": lambda t: ef.ShortRunMLE(init=t.init(), energy_l2=t.config.loss.energy_l2, **t.sampling()),
+OBJECTIVES: dict[str, Callable[[Any], Any]] = {
+    "cd": lambda t: ef.ContrastiveDivergence(energy_l2=t.energy_l2, **t.sampling()),
+    "pcd": lambda t: ef.PersistentCD(buffer=t.buffer(), energy_l2=t.energy_l2, **t.sampling()),
+    "short_run": lambda t: ef.ShortRunMLE(init=t.init(), energy_l2=t.energy_l2, **t.sampling()),
     "adance": lambda t: ef.AdaptiveNCE(buffer=t.buffer(), interval=t.config.loss.interval, **t.sampling()),
-    "nce": lambda t: ef.NCE(t.energy, num_noise=t.config.loss.num_noise, **t.counter, **t.noise()),
-    "cnce": lambda t: ef.ConditionalNCE(
-        t.energy, t.sigma(), num_noise=t.config.loss.num_noise, **t.counter
+    "adaptive_bregman": lambda t: ef.AdaptiveBregman(
+        buffer=t.buffer(), interval=t.config.loss.interval, generator=t.config.loss.generator, **t.sampling()
     ),
-    "dsm": lambda t: ef.DenoisingScoreMatching(t.energy, t.sigma(), scaled=True, **t.counter),
+    "nce": lambda t: ef.NCE(t.energy, **t.contrast()),
+    "ranking_nce": lambda t: ef.RankingNCE(
+        t.energy, t.noise(), num_noise=t.config.loss.num_noise * t.config.optimizer.batch_size, shared=True, **t.counter
+    ),
+    "cnce": lambda t: ef.ConditionalNCE(t.energy, t.sigma, num_noise=t.config.loss.num_noise, **t.counter),
+    "bregman": lambda t: ef.BregmanRatioMatching(t.energy, generator=t.config.loss.generator, **t.ratio()),
+    "fce": two_players.fce,
+    "ace": two_players.ace,
+    "variational": two_players.Variational.objective,
+    "esm": lambda t: ef.ExplicitScoreMatching(t.energy, t.truth(), **t.counter),
+    "ism": lambda t: ef.ImplicitScoreMatching(t.energy, **t.counter),
+    "hutchinson": lambda t: ef.HutchinsonScoreMatching(t.energy, **t.counter),
     "ssm": lambda t: ef.SlicedScoreMatching(t.energy, variance_reduced=True, **t.counter),
+    "fd_ssm": lambda t: ef.FiniteDifferenceScoreMatching(t.energy, **t.counter),
+    "dsm": lambda t: ef.DenoisingScoreMatching(t.energy, t.sigma, scaled=True, **t.counter),
+    "ncsn": lambda t: ef.NoiseConditionalScoreMatching(t.net, t.sigmas(), **t.counter),
+    "recovery": RecoveryLadder.objective,
+    "latent_mle": Latents.mle,
+    "latent_ebm": Latents.ebm,
+    "implicit_vae": Latents.vae,
 }
+"""What `--objective` names, made of a task."""
+TASKS: dict[str, type[Task]] = {
+    "variational": two_players.Variational, "ncsn": ScoreLadder, "recovery": RecoveryLadder, "latent_mle": Latents,
+    "latent_ebm": Latents, "implicit_vae": Latents,
+}  # fmt: skip
+"""Of the objectives that train another network than an energy of the data, or draw in a way of their own."""
 
 
 def build_trainer(
@@ -176,16 +133,22 @@ def build_trainer(
     """
     config = config.resolved()
     rank = rank or Rank(device=device(config))
-    task = Task(config, data.to(rank.device), rank)
-    task.sampler()  # of the samples at the end, which every objective has
-    objective, o = OBJECTIVES[config.objective](task), config.optimizer
+    with torch_seeded(config.seed):  # networks, those of the objective included
+        task = TASKS.get(config.objective, Task)(config, data.to(rank.device), rank)
+        task.sampler()  # of the samples at the end, which every objective has
+        objective, o, m = OBJECTIVES[config.objective](task), config.optimizer, config.monitor
     assert o.batch_size is not None
+    monitor = None
+    if m.max_rollbacks:
+        monitor = DivergenceMonitor(
+            max_rollbacks=m.max_rollbacks, learning_rate_factor=m.learning_rate_factor, spread=m.spread, bounds=m.bounds
+        )
 
     def rate(iteration: int) -> float:
         fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
         return min(1.0, (iteration + 1) / o.warmup) * fall
 
-    optimizer = torch.optim.Adam(objective.parameters(), lr=o.learning_rate, betas=(o.beta1, o.beta2))
+    optimizer = torch.optim.Adam(task.groups(objective), lr=o.learning_rate, betas=(o.beta1, o.beta2))
     trainer = Trainer(
         task.net,
         objective,
@@ -198,6 +161,8 @@ def build_trainer(
         checkpoint_every=max(1, config.iterations // 20),
         log_every=max(1, config.iterations // 500),
         autocast=torch.bfloat16 if config.bfloat16 else None,
+        monitor=monitor,
+        tensorboard=config.tensorboard,
         **options,
     )
     return trainer, task

@@ -17,46 +17,53 @@ Layer = int | tuple[int, int, int, int]
 Data = Literal[
     "digits", "mnist", "fashion_mnist", "cifar10", "8gaussians", "moons", "spirals", "checkerboard", "pinwheel", "rings"
 ]
-Objective = Literal["cd", "pcd", "short_run", "adance", "nce", "cnce", "dsm", "ssm"]
+Objective = Literal[
+    "cd", "pcd", "short_run", "adance", "adaptive_bregman", "nce", "ranking_nce", "cnce", "bregman", "fce", "ace", "variational",
+    "esm", "ism", "hutchinson", "ssm", "fd_ssm", "dsm", "ncsn", "recovery", "latent_mle", "latent_ebm", "implicit_vae",
+]  # fmt: skip
 IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10")
 FILE = "config.json"
 _LEAST = {
     "iterations": 1, "threads": 1, "seed": 0, "chains.num_steps": 1, "chains.buffer_size": 1, "optimizer.batch_size": 1,
-    "optimizer.warmup": 1, "sampling.num_samples": 1, "sampling.num_steps": 0, "sampling.denoising_steps": 0,
+    "optimizer.warmup": 1, "network.latent_dim": 1, "loss.num_levels": 2, "monitor.max_rollbacks": 0,
+    "sampling.num_samples": 1, "sampling.num_steps": 0, "sampling.denoising_steps": 0,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Network:
-    """The energy.
+    """The energy, and in its place the U-Net of ncsn and recovery, the generators and encoders of those that have them.
 
     Args:
-        channels: convolutions of images: output channels, or (kernel, stride, padding, output channels).
+        channels: convolutions of images: output channels, or (kernel, stride, padding, output channels). U-Nets and generators,
+            which halve or double the side in each layer, take the output channels.
         hidden: widths of the fully connected layers.
-        activation: silu, leaky_relu, elu, gelu, softplus or relu for images, silu, tanh or softplus on the plane.
+        activation: of the energy: silu, leaky_relu, elu, gelu, softplus or relu for images, silu, tanh or softplus on the plane.
         prior_std: on the plane E(x) = network + |x|^2 / (2 prior_std^2), so that exp(-E) can be integrated.
+        latent_dim: numbers that a generator makes an event of (ace, variational, latent_mle, latent_ebm, implicit_vae).
     """
 
     channels: tuple[Layer, ...] | None = None
     hidden: tuple[int, ...] | None = None
     activation: str | None = None
     prior_std: float = 3.0
+    latent_dim: int | None = None
 
 
 @dataclass(frozen=True)
 class Chains:
-    """Langevin chains, of training and of the samples at its end.
+    """Langevin chains, of training and of the samples at its end; of latent_mle and latent_ebm in the latents.
 
     Args:
-        step_size: x - step_size grad E + noise.
+        step_size: x - step_size grad E + noise; on a ladder (ncsn, recovery) in units of the level's variance.
         num_steps: in a training iteration.
         noise_std: None couples it to the step size, at temperature 1.
-        clamp: bound on the state.
-        buffer_size: persistent chains of pcd and adance.
+        clamp: bound on the state, where that is data.
+        buffer_size: persistent chains of pcd, adance and adaptive_bregman.
         rejuvenation: share of the chains drawn that begin anew.
     """
 
-    step_size: float = 0.01
+    step_size: float | None = None
     num_steps: int = 10
     noise_std: float | None = None
     clamp: float | None = None
@@ -69,18 +76,23 @@ class Loss:
     """Of the objectives that have them.
 
     Args:
-        data_noise: standard deviation of noise on the data (cd, pcd, short_run, adance).
-        energy_l2: weight of the squares of the energies (cd, pcd, short_run).
-        interval: iterations between two copies of the network (adance).
-        num_noise: noise samples for each datum (nce, cnce).
-        sigma: of the noise (dsm, cnce).
+        data_noise: standard deviation of noise on the data (cd, pcd, short_run, adance, adaptive_bregman;
+            of images, drawn once, recovery).
+        energy_l2: weight of the squares of the energies (cd, pcd, short_run, variational).
+        interval: iterations between two copies of the network (adance, adaptive_bregman).
+        num_noise: noise samples for each datum (nce, cnce, ranking_nce, which shares them in the batch, bregman, ace).
+        sigma: of the noise (dsm, cnce, the last level of ncsn), or about a generator's output, which ace learns.
+        num_levels: of the ladder (ncsn, recovery).
+        generator: logistic, kl, squared, itakura_saito or power (bregman, adaptive_bregman).
     """
 
     data_noise: float | None = None
-    energy_l2: float = 0.0
+    energy_l2: float | None = None
     interval: int = 5
     num_noise: int = 4
     sigma: float | None = None
+    num_levels: int = 10
+    generator: str = "kl"
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,8 @@ class Optimizer:
 
     Args:
         batch_size: rows of data.
-        learning_rate: its peak.
+        learning_rate: its peak, a tenth of it for the prior of latent_ebm; constant for a second player (fce, ace, variational,
+            implicit_vae).
         beta1: of Adam.
         beta2: of Adam.
         warmup: iterations.
@@ -112,8 +125,8 @@ class Sampling:
 
     Args:
         num_samples: chains.
-        num_steps: from noise.
-        denoising_steps: further ones, over which the noise falls to nothing.
+        num_steps: from noise; down the whole ladder of ncsn or recovery, in the latents of latent_ebm.
+        denoising_steps: further ones in the data's space, over which the noise falls to nothing.
     """
 
     num_samples: int | None = None
@@ -122,8 +135,26 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Monitor:
+    """Roll-back of a run that diverges: parameters, optimisers, average, chains, seeds.
+
+    Args:
+        max_rollbacks: 0 ends the run where a number is not finite; above 0 it returns to its last checkpoint, so often at most.
+        learning_rate_factor: what each roll-back multiplies the learning rate by.
+        spread: how many widths of the range of the last 100 iterations the loss or an energy may leave it by.
+        bounds: of metrics by name, such as {"gap": [-1000, 1000]}.
+    """
+
+    max_rollbacks: int = 0
+    learning_rate_factor: float = 1.0
+    spread: float = 20.0
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Config:
-    """Train one network by one objective on one data set. What is null here is chosen by the data and written to config.json.
+    """Train one network by one objective on one data set. What is null here is chosen by data and objective and written to
+    config.json.
 
     Args:
         data: bundled digits, files under root, or a density of the plane.
@@ -134,10 +165,12 @@ class Config:
         device: cpu, cuda or cuda:N.
         threads: CPU threads; null leaves torch's choice.
         bfloat16: the objective under torch.autocast.
+        tensorboard: the numbers of log.csv as curves in checkpoint/tensorboard/ too (extra tensorboard).
         network: the energy.
         chains: Langevin.
         loss: further numbers of the objective.
         optimizer: Adam.
+        monitor: roll-back.
         sampling: at the end.
     """
 
@@ -149,10 +182,12 @@ class Config:
     device: str = "cpu"
     threads: int | None = None
     bfloat16: bool = False
+    tensorboard: bool = False
     network: Network = field(default_factory=Network)
     chains: Chains = field(default_factory=Chains)
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    monitor: Monitor = field(default_factory=Monitor)
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -163,22 +198,25 @@ class Config:
         if not 0.0 < self.network.prior_std < math.inf:
             raise ValueError(f"network.prior_std: expected a finite number above 0, got {self.network.prior_std}")
 
+        if not self.monitor.max_rollbacks and self.monitor != Monitor():
+            raise ValueError("monitor.max_rollbacks: expected at least 1 beside other settings of the monitor, got 0")
+
     def resolved(self) -> Config:
-        """With a number for all that was left to the data."""
-        chosen = _CHOICES.get(self.data, _PLANE)
-        parts = {
-            name: replace(part, **{key: value for key, value in values.items() if getattr(part, key) is None})
-            for name, values in chosen.items()
-            if (part := getattr(self, name)) is not None
-        }
+        """With a number for all that was left to data and objective."""
+        of_data, of_objective = _CHOICES.get(self.data, _PLANE), _OF_OBJECTIVES.get(self.objective, {})
+        parts = {}
+        for name, values in of_data.items():
+            part = getattr(self, name)
+            chosen = {**values, **of_objective.get(name, {})}
+            parts[name] = replace(part, **{key: value for key, value in chosen.items() if getattr(part, key) is None})
         return replace(self, **parts)
 
 
 _DRAWN = {"num_samples": 100, "num_steps": 200, "denoising_steps": 20}
 _PLANE: dict[str, dict[str, Any]] = {
-    "network": {"channels": (), "hidden": (64, 64, 64), "activation": "tanh"},
-    "chains": {},
-    "loss": {"data_noise": 0.0, "sigma": 0.1},
+    "network": {"channels": (), "hidden": (64, 64, 64), "activation": "tanh", "latent_dim": 2},
+    "chains": {"step_size": 0.01},
+    "loss": {"data_noise": 0.0, "energy_l2": 0.0, "sigma": 0.1},
     "optimizer": {"batch_size": 256},
     "sampling": {"num_samples": 1000, "num_steps": 1000, "denoising_steps": 0},
 }
@@ -189,9 +227,9 @@ def _images(*channels: Layer) -> dict[str, dict[str, Any]]:
     Langevin steps overshoot and training runs away. clamp lies far outside the data: a chain that runs away must not take the
     energy along."""
     return {
-        "network": {"channels": channels, "hidden": (128,), "activation": "silu"},
-        "chains": {"clamp": 1.5},
-        "loss": {"data_noise": 0.2, "sigma": 0.3},
+        "network": {"channels": channels, "hidden": (128,), "activation": "silu", "latent_dim": 16},
+        "chains": {"step_size": 0.01, "clamp": 1.5},
+        "loss": {"data_noise": 0.2, "energy_l2": 0.0, "sigma": 0.3},
         "optimizer": {"batch_size": 64},
         "sampling": _DRAWN,
     }
@@ -204,6 +242,12 @@ _CHOICES = {
     "fashion_mnist": _LARGE,
     "cifar10": _LARGE,
 }
+_LADDER: dict[str, dict[str, Any]] = {"chains": {"step_size": 0.1}, "loss": {"sigma": 0.1}}
+_GENERATOR: dict[str, dict[str, Any]] = {"loss": {"sigma": 0.3}}
+_OF_OBJECTIVES = {
+    "ncsn": _LADDER, "recovery": _LADDER, "ace": _GENERATOR, "variational": {"loss": {"sigma": 0.3, "energy_l2": 0.01}},
+    "latent_mle": _GENERATOR, "latent_ebm": _GENERATOR, "implicit_vae": _GENERATOR,
+}  # fmt: skip
 
 
 def _parser() -> Any:

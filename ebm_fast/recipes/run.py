@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import ebm_fast as ef
 from ebm_fast.plotting import density_2d, grids_side_by_side, metric_curves
 from ebm_fast.training import distributed, latest_checkpoint
 from ebm_fast.training.distributed import Rank
 
 from .build import Task, build_trainer, device, training_data
 from .config import FILE, Config, save_config
-from .sampling import from_noise
 
 _PACKAGES = ("matplotlib", "safetensors", "sklearn", "tqdm")
 _SHOWN = 100  # images in the picture
@@ -74,7 +72,7 @@ def _run(config: Config, out: Path, resume: bool, progress: bool, rank: Rank) ->
     if rank.index:
         return None
     with trainer.ema.applied_to():
-        samples = draw(task)
+        samples = task.draw()
         _picture(task, samples).savefig(out / "samples.png")
     with (trainer.directory / "log.csv").open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
@@ -82,24 +80,7 @@ def _run(config: Config, out: Path, resume: bool, progress: bool, rank: Rank) ->
     return samples
 
 
-def draw(task: Task) -> Tensor:  # (n, *event)
-    """Ends of chains from noise."""
-    config, chosen = task.config, task.config.sampling
-    assert chosen.num_samples is not None and chosen.num_steps is not None and chosen.denoising_steps is not None
-    start = torch.empty(chosen.num_samples, *task.event, device=task.data.device)
-    counter: dict[str, Any] = {"seed": config.seed, "step": config.iterations + 1, "purpose": "init"}
-    if task.on_plane:
-        ef.ops.normal_(start, **counter).mul_(config.network.prior_std)
-    else:
-        ef.ops.uniform_(start, **counter).mul_(2).sub_(1)
-    samples, _, _ = from_noise(
-        task.net, task.sampler(), start, num_steps=chosen.num_steps, denoising_steps=chosen.denoising_steps,
-        seed=config.seed, first_step=config.iterations * config.chains.num_steps,
-    )  # fmt: skip
-    return samples
-
-
 def _picture(task: Task, samples: Tensor) -> Any:  # a matplotlib Figure
     if task.on_plane:
-        return density_2d(task.energy, samples, title=f"{task.config.objective} on {task.config.data}")
-    return grids_side_by_side(samples[:_SHOWN].cpu(), task.data[:_SHOWN].cpu(), ("samples, from noise", "real images"))
+        return density_2d(task.density, samples, title=f"{task.config.objective} on {task.config.data}")
+    return grids_side_by_side(samples[:_SHOWN].cpu(), task.real[:_SHOWN].cpu(), ("samples, from noise", "real images"))

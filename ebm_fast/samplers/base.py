@@ -154,6 +154,9 @@ def _hashable(value: Any) -> Any:
 class Sampler:
     """`init` and `step` of every sampler, on its own `transition`; equality and hash of its fields by value."""
 
+    has_replicas = False
+    """Whether its state holds more than one state a chain."""
+
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented

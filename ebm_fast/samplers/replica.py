@@ -42,6 +42,7 @@ class ReplicaExchange(Sampler):
     sampler: Any
     betas: Sequence[float]
     swap_every: int = 1
+    has_replicas = True
 
     def __post_init__(self) -> None:
         check_tempered(self.sampler)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ebm_fast.engine.run import check_count
 from ebm_fast.ops import checks
 from ebm_fast.training import distributed
-from ebm_fast.training.parts import held_by, load_all, second_player
+from ebm_fast.training.parts import held_by, load_all, require_step, second_player
 
 
 class Alternating:
@@ -34,6 +34,7 @@ class Alternating:
                 "Alternating"
             )
         self._loss, _, self._prefix = player
+        require_step("optimizer", optimizer)
         check_count(steps, "steps", 1)
         check_count(every, "every", 1)
         self.objective, self.optimizer, self.steps, self.every = objective, optimizer, steps, every

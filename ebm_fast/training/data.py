@@ -194,7 +194,7 @@ class BatchStream(Iterator[Any]):
     yields tuples. Batches stay on the device of the data. With `drop_last` every batch has `batch_size` rows, else
     an epoch ends with a smaller one. `rank`: the batch is that of all processes, of which this one gets its share of rows.
     `state_dict()` holds the epoch and the position for an exact resume.
-    Raises ValueError for empty data, unequal lengths, a batch size out of range, or a foreign state.
+    Raises TypeError for what is no tensor, ValueError for empty data, unequal lengths, a bad batch size, a foreign state.
     """
 
     def __init__(
@@ -207,7 +207,10 @@ class BatchStream(Iterator[Any]):
         rank: Rank | None = None,
     ) -> None:
         self.single = isinstance(tensors, Tensor)
-        self.tensors: tuple[Tensor, ...] = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+        parts = tensors if isinstance(tensors, (tuple, list)) else (tensors,)
+        if wrong := [type(part).__name__ for part in parts if not isinstance(part, Tensor)]:
+            raise TypeError(f"tensors: expected a tensor or several, got {', '.join(wrong[:4])} (see torch.as_tensor)")
+        self.tensors: tuple[Tensor, ...] = tuple(parts)
         lengths = [len(t) if t.dim() else 0 for t in self.tensors]
         if not lengths or min(lengths) == 0:
             raise ValueError(f"tensors: expected data with at least one row, got lengths {lengths}")
@@ -217,8 +220,8 @@ class BatchStream(Iterator[Any]):
         if type(batch_size) is not int or batch_size < 1 or (drop_last and batch_size > self.num_rows):
             bound = f"1..{self.num_rows} (drop_last=True leaves no batch otherwise)" if drop_last else ">= 1"
             raise ValueError(f"batch_size: expected an int, {bound}, got {batch_size!r}")
-        if not 0 <= seed < 1 << 64:
-            raise ValueError(f"seed: expected an integer in 0..2**64-1, got {seed}")
+        if type(seed) is not int or not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed: expected an integer in 0..2**64-1, got {seed!r}")
         if rank is not None and rank.world > 1 and not drop_last:
             raise ValueError("drop_last: expected True with several processes, whose last batch could not be shared evenly")
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last

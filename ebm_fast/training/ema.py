@@ -22,7 +22,7 @@ class EMA:
     """
 
     def __init__(self, module: nn.Module, decay: float = 0.999, *, warmup: bool = True) -> None:
-        if not 0.0 <= decay < 1.0:
+        if not 0.0 <= checks.number(decay, "decay") < 1.0:
             raise ValueError(f"decay: expected 0 <= decay < 1, got {decay}")
         self.module, self.decay, self.warmup = module, decay, warmup
         self.num_updates = 0

@@ -59,8 +59,12 @@ class DivergenceMonitor:
         check_count(check_every, "check_every", 1)
         if not 0.0 < checks.number(learning_rate_factor, "learning_rate_factor") <= 1.0:
             raise ValueError(f"learning_rate_factor: expected a number in (0, 1], got {learning_rate_factor}")
-        if math.isnan(spread) or not spread > 0.0:
+        if not checks.number(spread, "spread", infinite=True) > 0.0:
             raise ValueError(f"spread: expected a number above 0, got {spread}")
+        if not isinstance(bounds, Mapping | None):
+            raise TypeError(f"bounds: expected metrics by name, such as {{'gap': (-100, 100)}}, got {bounds!r}")
+        if not isinstance(watch, list | tuple | None):
+            raise TypeError(f"watch: expected a list of metrics' names, got {watch!r}")
         self.bounds = dict(bounds or {})
         for name, pair in self.bounds.items():
             if len(pair) != 2 or not pair[0] < pair[1]:

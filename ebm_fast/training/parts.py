@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,12 +22,42 @@ def second_player(objective: Any) -> tuple[str, str, str] | None:
 
 def require_methods(name: str, part: Any) -> None:
     """TypeError for a part that lacks what the loop calls."""
+    if isinstance(part, type):
+        raise TypeError(f"{name}: expected an object, got the class {part.__name__}")
     wanted = ["state_dict", "load_state_dict"]
     wanted += {"batches": ["__next__"], "objective": ["__call__", "finish_checks"]}.get(name, [])
     missing = [method for method in wanted if not callable(getattr(part, method, None))]
     if missing:
         hint = "; wrap the data in a BatchStream" if name == "batches" else ""
         raise TypeError(f"{name}: expected an object with {', '.join(missing)}, got {type(part).__name__}{hint}")
+
+
+def require_step(name: str, optimizer: Any) -> None:
+    """TypeError for an optimiser that wants a closure: an iteration computes its loss once."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise TypeError(
+            f"{name}: expected one whose step() needs no closure, such as Adam, because the loop computes each loss once; got "
+            f"{type(optimizer).__name__}"
+        )
+
+
+def require_trained(
+    optimizers: Iterable[torch.optim.Optimizer], *, module: nn.Module, ema: Any = None, scheduler: Any = None
+) -> None:
+    """ValueError for parts that would stay as they are: of another network or another optimiser than those that are stepped."""
+    optimizers = list(optimizers)
+    held = {id(p) for p in held_by(optimizers)}
+    for name, network in (("module", module), ("ema", getattr(ema, "module", None))):
+        owned = [] if network is None else [id(p) for p in network.parameters()]
+        if owned and held.isdisjoint(owned):
+            raise ValueError(
+                f"{name}: expected the network that optimizer trains, got a {type(network).__name__} none of whose parameters it "
+                "holds"
+            )
+    other = getattr(scheduler, "optimizer", optimizers[0])
+    if not any(other.param_groups is optimizer.param_groups for optimizer in optimizers):
+        raise ValueError(f"scheduler: expected one of the optimizer given here, got that of another {type(other).__name__}")
 
 
 def load_all(parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ebm_fast.ops import checks
 from ebm_fast.training import distributed
 from ebm_fast.training.checkpoint import latest_checkpoint, number_of
 from ebm_fast.training.ema import EMA
@@ -22,6 +25,8 @@ from ebm_fast.training.parts import (
     not_finite,
     require_methods,
     require_one_player,
+    require_step,
+    require_trained,
     warn_of_left_out,
 )
 from ebm_fast.training.snapshots import Snapshots
@@ -50,9 +55,10 @@ class Batches(Stateful, Protocol):
 class Trainer:
     """theta <- optimizer(theta, grad L(batch)) for the loss of any objective, then learning-rate schedule and EMA.
 
-    `module`: the energy whose parameters `optimizer` holds. `grad_clip`: bound on the norm of the gradient of all parameters that
-    the optimiser holds. `directory`: where `log.csv` (a row every `log_every` iterations) and `iteration-N/` (a checkpoint
-    every `checkpoint_every` iterations and at the end, the last `keep` of them) go; None writes nothing.
+    `module`: the energy whose parameters `optimizer` holds. `scheduler`: a step an iteration, of ReduceLROnPlateau by the loss.
+    `grad_clip`: bound on the norm of the gradient of all parameters that the optimiser holds. `directory`: where `log.csv` (a row
+    every `log_every` iterations) and `iteration-N/` (a checkpoint every `checkpoint_every` iterations and at the end, the last
+    `keep` of them) go; None writes nothing.
     `tensorboard`: True draws the same numbers in `directory`/tensorboard/; or a SummaryWriter of your own, after `resume()` made
     with purge_step=trainer.iteration + 1. `monitor`: what tells that a run diverges and returns it to its last snapshot,
     which is a checkpoint, or a copy in memory where there is no directory. `autocast`: torch.bfloat16 runs the objective
@@ -89,12 +95,16 @@ class Trainer:
         for name, value in (("checkpoint_every", checkpoint_every), ("keep", keep), ("log_every", log_every)):
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name}: expected an int >= 1, got {value!r}")
-        if grad_clip is not None and not grad_clip > 0.0:
+        if grad_clip is not None and not checks.number(grad_clip, "grad_clip", infinite=True) > 0.0:
             raise ValueError(f"grad_clip: expected None or > 0, got {grad_clip}")
         if autocast not in (None, torch.bfloat16):
             raise ValueError(
                 f"autocast: expected None or torch.bfloat16 (float16 needs a gradient scaler), got {autocast}"
             )
+        if not isinstance(directory, (str, PathLike, NoneType)):
+            raise TypeError(f"directory: expected a path or None, got {directory!r}")
+        if not isinstance(callbacks, (tuple, list)) or not all(map(callable, callbacks)):
+            raise TypeError(f"callbacks: expected a list of functions f(trainer, metrics), got {callbacks!r}")
         self.module, self.objective, self.optimizer, self.batches = module, objective, optimizer, batches
         self.ema, self.scheduler, self.grad_clip = ema, scheduler, grad_clip
         self.directory = None if directory is None else Path(directory)
@@ -115,7 +125,9 @@ class Trainer:
         }
         for name, part in self._parts.items():
             require_methods(name, part)
+        require_step("optimizer", optimizer)
         require_one_player(objective)
+        require_trained(self._optimizers(), module=module, ema=ema, scheduler=scheduler)
         warn_of_left_out(module, objective, optimizer)
         self._log = RunLog(self.directory, tensorboard)
         self._snapshots = Snapshots(self.directory, keep)
@@ -179,7 +191,9 @@ class Trainer:
             norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip)
             metrics = {**metrics, "parameter_grad_norm": norm}
         self.optimizer.step()
-        if self.scheduler is not None:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(distributed.average({"loss": loss})["loss"])
+        elif self.scheduler is not None:
             self.scheduler.step()
         if self.ema is not None:
             self.ema.update()

@@ -122,5 +122,7 @@ def test_shapes_and_errors():
         face.hmc(logdensity, 0.1, torch.ones(3), 0)
     with pytest.raises(TypeError, match="algorithm: expected"):
         face.window_adaptation(face.mala, logdensity)
+    with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
+        face.window_adaptation(face.hmc, logdensity).run(0, torch.ones(3, 2), num_steps=0)
     with pytest.raises(ValueError, match="one number per chain"):
         face.mala(lambda x: x.sum(), 0.1).init(torch.ones(3, 2))

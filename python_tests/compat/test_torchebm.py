@@ -160,6 +160,9 @@ def test_defaults_and_errors():
         (lambda: face.LangevinDynamics(quadratic, integrator="heun"), "integrator: expected None or 'euler_maruyama'"),
         (lambda: face.LangevinDynamics(quadratic, clamp=(1.0, 0.0)), "clamp"),
         (lambda: face.HamiltonianMonteCarlo(quadratic, mass=-1.0), "mass must be positive"),
+        (lambda: face.HamiltonianMonteCarlo(gaussian, mass=torch.ones(2)).sample(torch.ones(4, 3)), r"mass .*\(3,\), got \(2,\)"),
+        (lambda: face.HamiltonianMonteCarlo(gaussian).sample(torch.ones(3)), r"x must have shape \(n, \*event\), .* got \(3,\)"),
+        (lambda: face.LangevinDynamics(quadratic).sample(dim="2"), "dim must be an int"),
         (lambda: face.LangevinDynamics(quadratic).sample(), "dim must be given"),
         (lambda: face.LangevinDynamics(quadratic).sample(dim=2, thin=0), "thin must be at least 1"),
     ):

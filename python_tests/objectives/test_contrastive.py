@@ -10,7 +10,7 @@ import torch
 from samplers.family import family
 from torch import Tensor, nn
 
-from ebm_fast import HMC, Langevin, energies, engine
+from ebm_fast import HMC, Langevin, ReplicaExchange, energies, engine
 from ebm_fast.engine import ChainState, EnergyFunction
 from ebm_fast.models import ConvNetEnergy
 from ebm_fast.objectives import ContrastiveDivergence, PersistentCD, ShortRunMLE, contrastive_divergence_loss
@@ -380,12 +380,17 @@ def test_bad_arguments():
         for bad in (-1.0, math.nan, math.inf):
             with pytest.raises(ValueError, match=name):
                 ContrastiveDivergence(Gaussian(), LANGEVIN, num_steps=1, **{name: bad})
+        for bad in ("a", None, [0.1]):
+            with pytest.raises(TypeError, match=f"{name} must be a number, got"):
+                ContrastiveDivergence(Gaussian(), LANGEVIN, num_steps=1, **{name: bad})
     for energy in (None, 3.0, nn.Linear):
         with pytest.raises(TypeError, match="energy: expected a callable"):
             ContrastiveDivergence(energy, LANGEVIN, num_steps=1)
     for sampler in (None, "langevin", Langevin):
         with pytest.raises(TypeError, match="sampler must be a sampler"):
             ContrastiveDivergence(Gaussian(), sampler, num_steps=1)
+    with pytest.raises(TypeError, match=r"sampler: expected one that moves states alone, .* got ReplicaExchange"):
+        ContrastiveDivergence(Gaussian(), ReplicaExchange(LANGEVIN, (1.0, 0.5)), num_steps=1)
     for buffer in (None, torch.ones(10, 1), ReplayBuffer):
         with pytest.raises(TypeError, match="buffer: expected a ReplayBuffer"):
             PersistentCD(Gaussian(), LANGEVIN, buffer, num_steps=1)

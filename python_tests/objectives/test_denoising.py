@@ -264,8 +264,8 @@ def test_errors():
     for sigmas in ((), (1.0, 0.0), (1.0, 2.0), (1.0, math.nan), torch.tensor([0.5, 1.0])):
         with pytest.raises(ValueError, match="sigmas"):
             NoiseConditionalScoreMatching(net, sigmas)
-    for weight in (lambda s: -1.0, lambda s: math.inf):
-        with pytest.raises(ValueError, match="weight"):
+    for weight in (lambda s: -1.0, lambda s: math.inf, 0.5):
+        with pytest.raises((TypeError, ValueError), match="weight: expected"):
             NoiseConditionalScoreMatching(net, (1.0, 0.5), weight=weight)
     with pytest.raises(ValueError, match="noise"):
         denoising_score_matching_loss(net, x, x[:3], 0.5)

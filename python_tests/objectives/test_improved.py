@@ -104,6 +104,7 @@ def test_entropy_by_brute_force():
     torch.testing.assert_close(x.grad[i].flatten(), difference / difference.square().sum() / 20)
     with pytest.raises(ValueError, match="at least 2"):
         nearest_neighbour_entropy(x[:1])
+    assert nearest_neighbour_entropy(x.bfloat16()).item() == pytest.approx(entropy.item(), abs=0.01)
     same = torch.zeros(3, 2, requires_grad=True)
     nearest_neighbour_entropy(same).backward()
     assert same.grad.isfinite().all()

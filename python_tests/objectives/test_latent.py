@@ -375,6 +375,7 @@ def test_errors():
         (ValueError, "num_steps", {"num_steps": 0}),
         (ValueError, "num_chains", {"num_chains": 0}),
         (ValueError, "latent_shape", {"latent_shape": (2, 0)}),
+        (ValueError, "latent_shape", {"latent_shape": 2.0}),
         (TypeError, "sampler", {"sampler": 3.0}),
         (ValueError, "strategy", {"strategy": "fast"}),
         (ValueError, "init", {"init": ("normal", -1.0)}),
@@ -386,6 +387,8 @@ def test_errors():
             LatentMLE(**arguments)
     with pytest.raises(ValueError, match=r"num_steps: expected an int or \(prior, posterior\)"):
         LatentEBM(prior, generator, LANGEVIN, num_steps=(1, 2, 3))
+    with pytest.raises(TypeError, match="posterior_sampler must be a sampler"):
+        LatentEBM(prior, generator, LANGEVIN, posterior_sampler="mala")
     with pytest.raises(ValueError, match=r"latent_shape: .*no event_shape"):
         LatentEBM(lambda z: z.sum(1), generator, LANGEVIN)
     with pytest.raises(TypeError, match="generator: expected an object with log_prob"):

@@ -301,6 +301,8 @@ def test_dtypes():
     assert model.double().sample(4, seed=0).dtype == F64
     half = torch.empty(4, 3, dtype=torch.bfloat16)
     assert bool(model.sample_(half, seed=0).isfinite().all())
+    box, half = noise.Uniform(-torch.ones(3), 2.0), torch.empty(400, 3, dtype=torch.float16)
+    assert bool(((box.sample_(half, seed=0) - box.sample(400, seed=0)).abs() < 2e-3).all()) and -1 <= half.min() < half.max() <= 2
     other = noise.Gaussian(torch.zeros(3, dtype=F64), scale_tril=torch.eye(3, dtype=F64))
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.sample(4, seed=0), model.sample(4, seed=0))

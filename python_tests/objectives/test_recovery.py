@@ -286,6 +286,7 @@ def test_errors():
         (TypeError, "sampler", {"sampler": 0.1}),
         (ValueError, "num_steps", {"num_steps": 0}),
         (ValueError, "weight", {"weight": lambda t: -1.0}),
+        (TypeError, "weight: expected a function", {"weight": 0.5}),
         (ValueError, "strategy", {"strategy": "fast"}),
         (TypeError, "energy", {"energy": LevelEnergy}),
         (ValueError, "chain_offset", {"chain_offset": -1}),

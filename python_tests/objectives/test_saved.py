@@ -57,6 +57,20 @@ def test_a_state_continues_its_own_kind_and_no_other(name, states):
     assert same(objective.state_dict(), states[name])
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_a_look_at_validation_data_is_taken_back_by_the_state(name):
+    """Without it the look would count as an iteration, and move a buffer's chains."""
+    objective = make(name)
+    objective(DATA[:8])
+    saved = objective.state_dict()
+    untouched = objective(DATA[8:16])[0]
+    objective.load_state_dict(saved)
+    with torch.no_grad():
+        objective(DATA[16:32])
+    objective.load_state_dict(saved)
+    assert torch.equal(objective(DATA[8:16])[0], untouched) and same(objective.state_dict()["settings"], saved["settings"])
+
+
 @pytest.mark.parametrize("name", [name for name in EVERY if EVERY[name][1]])
 def test_another_configuration_is_another_run(name, states):
     for setting, value in EVERY[name][1].items():

@@ -85,6 +85,14 @@ def test_the_lists_of_names_are_those_of_the_code():
         (["--optimizer.warmup", "0"], ["optimizer.warmup", "at least 1", "0"]),
         (["--network.prior_std", "0"], ["network.prior_std", "above 0", "0"]),
         (["--network.prior_std", "nan"], ["network.prior_std", "nan"]),
+        (["--loss.num_levels", "1"], ["loss.num_levels", "at least 2", "1"]),
+        (["--objective", "bregman", "--loss.generator", "hinge"], ["generator", "itakura_saito", "hinge"]),
+        (["--objective", "esm"], ["objective: esm needs the score", "plane alone", "digits"]),
+        (["--objective", "fce"], ["objective: fce needs a flow", "plane alone", "digits"]),
+        (["--objective", "ncsn", "--loss.sigma", "90"], ["loss.sigma", "less than", "90"]),
+        (["--monitor.max_rollbacks", "1", "--monitor.learning_rate_factor", "2"], ["learning_rate_factor", "(0, 1]", "2"]),
+        (["--monitor.bounds", "[1]"], ["monitor.bounds", "dict"]),
+        (["--monitor.spread", "5"], ["monitor.max_rollbacks", "at least 1", "0"]),
         (["--sampling.num_samples", "0"], ["sampling.num_samples", "at least 1", "0"]),
         (["--sampling.num_steps", "-1"], ["sampling.num_steps", "at least 0", "-1"]),
         (["--sampling.denoising_steps", "-1"], ["sampling.denoising_steps", "at least 0", "-1"]),
@@ -113,7 +121,8 @@ def test_help_lists_every_setting(capsys):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert all(name in text for name in ("--chains.rejuvenation", "--resume", "share of the chains drawn that begin anew"))
+    names = ("--chains.rejuvenation", "--resume", "--tensorboard", "--monitor.bounds", "share of the chains drawn")
+    assert all(name in text for name in names)
     with pytest.raises(SystemExit):
         main(["doctor", "--nonsense"])
     assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
@@ -126,7 +135,10 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(tmp_path, small, monkeypatch,
         assert path is not None
         return load_checkpoint(path)["parts"]
 
-    command, whole, part = ["train", "--config", str(small), "--data", data, "--out"], tmp_path / "whole", tmp_path / "part"
+    pytest.importorskip("tensorboard")
+    more = ["--tensorboard", "true", "--monitor.max_rollbacks", "2", "--monitor.bounds", '{"gap": [-1000, 1000]}']
+    options = ["--config", str(small), "--data", data, *(more if data == "moons" else [])]
+    command, whole, part = ["train", *options, "--out"], tmp_path / "whole", tmp_path / "part"
     assert main([*command, str(whole)]) == 0
     with stopped_at(7, monkeypatch):
         assert main([*command, str(part)]) == 130
@@ -140,7 +152,22 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(tmp_path, small, monkeypatch,
     for name in ("config.json", "samples.png", "curves.png", "checkpoint/log.csv"):
         assert (part / name).read_bytes() == (whole / name).read_bytes()
     assert (whole / "samples.png").read_bytes().startswith(b"\x89PNG")
-    assert recipes.load_config(whole / "config.json") == parse("--config", small, "--data", data)
+    assert recipes.load_config(whole / "config.json") == parse(*options)
+    assert bool(list((part / "checkpoint").glob("tensorboard/events*"))) == (data == "moons") == ("monitor" in found)
+
+
+@pytest.mark.filterwarnings("ignore:iteration:RuntimeWarning")
+def test_the_monitor_rolls_back_as_its_settings_say(tmp_path, small, capsys):
+    settings = {"max_rollbacks": "2", "bounds": '{"loss": [0.5, 0.6]}', "learning_rate_factor": "0.5", "spread": "7"}
+    command = ["--config", str(small), "--data", "moons", "--objective", "dsm"]
+    command += [word for name, value in settings.items() for word in (f"--monitor.{name}", value)]
+    assert main(["train", *command, "--out", str(tmp_path / "run")]) == 2
+    assert "diverged after 2 roll-backs (max_rollbacks): loss is" in capsys.readouterr().err
+    config, x = parse(*command), torch.zeros(64, 2)
+    monitor = recipes.build_trainer(config, x, None)[0].monitor
+    assert (monitor.max_rollbacks, monitor.learning_rate_factor, monitor.spread) == (2, 0.5, 7.0)
+    assert monitor.bounds == {"loss": (0.5, 0.6)}
+    assert recipes.build_trainer(replace(config, monitor=recipes.Monitor()), x, None)[0].monitor is None
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_again(tmp_path, small, monkeypatch):
@@ -185,18 +212,36 @@ def test_noise_falls_to_nothing_whatever_kind_of_number_it_is(name):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("data", ["rings", "images"])
-def test_every_objective_trains_on_points_and_images(small, objective, data):
-    settings = ["--config", small, "--objective", objective]
-    x = torch.rand(40, 3, 8, 8) * 2 - 1
-    if data == "rings":
-        settings += ["--data", "rings"]
-        x = training_data(parse(*settings))[:500]
-    trainer, task = recipes.build_trainer(parse(*settings), x, None, progress=False)
+@pytest.mark.parametrize("data", ["rings", "digits"])
+def test_every_objective_trains_resumes_and_draws_on_points_and_images(tmp_path, small, objective, data):
+    if objective in ("fce", "variational") and data == "rings":
+        pytest.importorskip("zuko")
+    config = parse("--config", small, "--objective", objective, "--data", data)
+    x = training_data(config)[:500] if data == "rings" else torch.rand(40, 3, 8, 8) * 2 - 1
+    if data == "digits" and objective in ("esm", "fce"):
+        with pytest.raises(ValueError, match=f"^objective: {objective} needs .*plane alone, got data digits; (ace|dsm)"):
+            recipes.build_trainer(config, x, None)
+        return
+
+    def build(directory: Path) -> tuple[Any, Any]:
+        return recipes.build_trainer(config, x, directory, progress=False)
+
+    whole, task = build(tmp_path / "whole")
     before = [p.detach().clone() for p in task.net.parameters()]
-    trainer.fit(2)
-    assert all(p.isfinite().all() for p in task.net.parameters())
-    assert any(not torch.equal(p, q) for p, q in zip(before, task.net.parameters(), strict=True))
+    whole.fit(2)
+    after = list(task.net.parameters())
+    assert all(p.isfinite().all() for p in after) and not all(map(torch.equal, before, after))
+    build(tmp_path / "part")[0].fit(1)
+    part, again = build(tmp_path / "part")
+    assert part.resume()
+    part.fit(2)
+    assert all(map(torch.equal, after, again.net.parameters()))
+    with whole.ema.applied_to(), part.ema.applied_to():
+        samples = task.draw()
+        assert samples.shape == (9, *x.shape[1:]) and samples.isfinite().all() and torch.equal(samples, again.draw())
+        if data == "rings":
+            energies = task.density(samples)
+            assert energies.shape == (9,) and energies.isfinite().all()
 
 
 def test_cifar_is_read_by_the_command_without_its_test_file(tmp_path, small):

@@ -270,6 +270,12 @@ def test_stream_refuses_bad_data(tensors, message):
         BatchStream(tensors, 1)
 
 
+@pytest.mark.parametrize("tensors", [np.ones((3, 2)), [torch.ones(3), np.ones(3)], None])
+def test_stream_refuses_what_is_no_tensor(tensors):
+    with pytest.raises(TypeError, match=r"tensors: expected a tensor or several, got (ndarray|NoneType) \(see torch.as_tensor"):
+        BatchStream(tensors, 1)
+
+
 def test_stream_refuses_bad_settings_and_foreign_states():
     with pytest.raises(ValueError, match="batch_size"):
         BatchStream(torch.ones(3), 0, drop_last=False)

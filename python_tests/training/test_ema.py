@@ -80,6 +80,8 @@ def test_state_round_trip_continues_bit_for_bit():
 def test_errors():
     with pytest.raises(ValueError, match="decay"):
         EMA(net(), 1.0)
+    with pytest.raises(TypeError, match="decay must be a number"):
+        EMA(net(), "a")
     with pytest.raises(ValueError, match="with parameters"):
         EMA(nn.Flatten())
     with pytest.raises(ValueError, match=r"0.weight: \(4, 3\) here, \(5, 3\) there"):

@@ -199,8 +199,11 @@ def test_names_that_are_no_metrics_are_told_in_the_first_look(options):
         ({"spread": 0.0}, "spread"),
         ({"spread": math.nan}, "spread"),
         ({"bounds": {"gap": (1.0, 1.0)}}, "bounds"),
+        ({"bounds": ("gap", 1.0)}, "bounds: expected metrics by name"),
+        ({"spread": "a"}, "spread must be a number"),
+        ({"watch": "loss"}, "watch: expected a list"),
     ],
 )
 def test_errors(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         DivergenceMonitor(**options)

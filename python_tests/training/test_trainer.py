@@ -17,6 +17,7 @@ from ebm_fast.objectives import PersistentCD
 from ebm_fast.training import (
     EMA,
     BatchStream,
+    DivergenceMonitor,
     ReplayBuffer,
     Trainer,
     latest_checkpoint,
@@ -224,3 +225,15 @@ def test_errors():
             build(None, **{name: 0})
     with pytest.raises(ValueError, match="grad_clip"):
         build(None, grad_clip=0.0)
+    other = torch.nn.Linear(1, 1)
+    schedule = torch.optim.lr_scheduler.StepLR(torch.optim.SGD(other.parameters(), 0.1), 1)
+    for error, match, options in (
+        (TypeError, "grad_clip must be a number", {"grad_clip": "a"}),
+        (TypeError, "directory: expected a path", {"directory": 3}),
+        (TypeError, r"callbacks: expected a list of functions", {"callbacks": [1]}),
+        (TypeError, "monitor: expected an object, got the class DivergenceMonitor", {"monitor": DivergenceMonitor}),
+        (ValueError, "ema: expected the network that optimizer trains, got a Linear", {"ema": EMA(other)}),
+        (ValueError, "scheduler: expected one of the optimizer given here", {"scheduler": schedule}),
+    ):
+        with pytest.raises(error, match=match):
+            build(**{"directory": None, **options})

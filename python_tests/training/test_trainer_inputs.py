@@ -99,9 +99,32 @@ def test_parts_that_lack_what_a_trainer_needs():
     net = ConvNetEnergy(1, 8, (8,), (8,))
     with pytest.raises(TypeError, match=r"objective: expected an object with .*finish_checks, got function"):
         Trainer(net, lambda batch: None, torch.optim.SGD(net.parameters(), 0.1), BatchStream(DATA, 16))
+    with pytest.raises(TypeError, match=r"optimizer: expected one whose step\(\) needs no closure, .* got LBFGS"):
+        trainer(BatchStream(DATA, 16), optimizer=torch.optim.LBFGS)
     for dtype in (torch.float16, torch.float64):
         with pytest.raises(ValueError, match="autocast"):
             trainer(BatchStream(DATA, 16), autocast=dtype)
+
+
+def test_a_plateau_of_the_loss_lowers_the_rate_and_is_resumed(tmp_path):
+    """A loss that is never better by 1e6: from the second iteration on each one halves the rate."""
+
+    def build() -> Trainer:
+        torch.manual_seed(0)
+        net = ConvNetEnergy(1, 8, (8,), (8,), activation="silu")
+        optimizer = torch.optim.Adam(net.parameters(), 1.0)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=0.5, patience=0, threshold=1e6, threshold_mode="abs"
+        )
+        batches = BatchStream(DATA, 8, seed=0)
+        return Trainer(net, objective("dsm", net), optimizer, batches, scheduler=schedule, directory=tmp_path, progress=False)
+
+    first = build()
+    first.fit(4)
+    second = build()
+    assert second.resume() and first.optimizer.param_groups[0]["lr"] == 2.0**-3
+    second.fit(6)
+    assert second.optimizer.param_groups[0]["lr"] == 2.0**-5
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):

@@ -1,0 +1,88 @@
+"""Runs with a second player: the generators, their optimiser, their turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import ebm_fast as ef
+from ebm_fast.objectives.players import Generator, Player
+from ebm_fast.training import Alternating
+
+from .task import Task
+
+
+def alternating(task: Task, objective: Any, parameters: Iterable[nn.Parameter], **turns: int) -> Alternating:
+    """The objective with an optimiser for its second player."""
+    o = task.config.optimizer
+    return Alternating(objective, torch.optim.Adam(parameters, o.learning_rate, (o.beta1, o.beta2)), **turns)
+
+
+def fce(task: Task) -> Alternating:
+    """Flow contrastive estimation; the flow, helped by likelihood of its own, moves in every other iteration."""
+    if not task.on_plane:
+        raise ValueError(
+            f"objective: fce needs a flow of the shape of the data, and there is one on the plane alone, got data "
+            f"{task.config.data}; ace takes a generator of images, and ef.FlowContrastive a flow of your own"
+        )
+    objective = ef.FlowContrastive(task.energy, _flow(task), likelihood_weight=1.0, log_z=task.log_z(), **task.counter)
+    return alternating(task, objective, objective.generator_parameters(), every=2)
+
+
+def ace(task: Task) -> Alternating:
+    """Adversarial contrastive estimation: a noisy network beside the static noise."""
+    objective = ef.AdversarialContrastive(
+        task.energy, _generator(task, learn_std=True), task.noise(), base_weight=0.5, entropy_weight=0.1, log_z=task.log_z(),
+        num_noise=task.config.loss.num_noise, **task.counter,
+    )  # fmt: skip
+    return alternating(task, objective, objective.generator_parameters())
+
+
+class Variational(Task):
+    """Maximum likelihood against samples; on the plane of a flow, which takes two steps for one of the energy.
+
+    The data of images get the noise of the generator, which would tell them apart from its samples, and its entropy a smaller
+    weight: the entropy of 64 and more numbers would outweigh the energy.
+    """
+
+    player: Player
+
+    def objective(self) -> Alternating:
+        if self.on_plane:
+            generator, turns, weight = _flow(self), 2, 1.0
+        else:
+            generator, turns, weight = _generator(self), 1, 0.1
+            self.blur(self.sigma)
+        objective = ef.VariationalMLE(
+            self.energy, generator, energy_l2=self.energy_l2, entropy_weight=weight, **self.counter
+        )
+        self.player = objective.generator
+        return alternating(self, objective, objective.generator_parameters(), steps=turns)
+
+    @torch.no_grad()
+    def draw(self) -> Tensor:  # (n, *event)
+        """Of the generator: chains from noise would begin where it has never been and nobody has told the energy."""
+        count = self.config.sampling.num_samples
+        assert count is not None
+        return self.player.draw(count, seed=self.config.seed, step=self.config.iterations + 1).x
+
+
+def _flow(task: Task) -> Any:
+    """Four affine couplings: of the flows at hand the one that takes the least time."""
+    try:
+        from zuko.flows import RealNVP
+    except ImportError:
+        raise ModuleNotFoundError(
+            f"objective: {task.config.objective} needs a flow: pip install 'ebm_fast[flows]'"
+        ) from None
+    return RealNVP(features=2, transforms=4, hidden_features=(64,)).to(task.data.device)
+
+
+def _generator(task: Task, learn_std: bool = False) -> Generator:
+    from .latents import generator_network, latent_dim
+
+    net = generator_network(task).to(task.data.device)
+    return Generator(net, latent_dim(task), std=task.sigma, learn_std=learn_std)
