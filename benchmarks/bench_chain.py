@@ -105,7 +105,7 @@ def fastest_compiled(energy: Any, start: Tensor) -> Callable[[Tensor], Tensor]:
     for compiled in (every, torch.compile(energy, dynamic=False, options={"cpp.threads": 1})):
         step = functools.partial(mended, compiled, start, 1)
         step()
-        found[min(harness.timer("cpu")(step, 1) for _ in range(3))] = compiled
+        found[min(harness.timer("cpu")(step, 1)[0] for _ in range(3))] = compiled
     return found[min(found)]
 
 
@@ -205,9 +205,9 @@ def shorten(make: Maker, steps: int) -> int:
     """Steps to time a peer by, whose step costs the same in a long call as in a short one: at most about LONGEST seconds."""
     call = make(1)
     call()  # which compiles
-    one = harness.timer("cpu")(call, 1)
+    one = harness.timer("cpu")(call, 1)[0]
     if one < harness.LONG:
-        one = min(one, harness.timer("cpu")(call, 1))
+        one = min(one, harness.timer("cpu")(call, 1)[0])
     return max(1, min(steps, int(LONGEST / one)))
 
 

@@ -1,4 +1,10 @@
-"""P8: one whole training iteration beside the energy gradients it needs, the usual script, the mended one, and that compiled."""
+"""P8: one whole training iteration beside the energy gradients it needs, the usual script, the mended one, and that compiled.
+
+What counts as the gradients it needs: K gradients in x by `torch.autograd.grad`, the parameters' own switched off, of 128 states
+that nobody moves; then what both sides share, one pass over data and samples, the loss, its gradient in the parameters and the
+optimiser's step. Noise, update, clip and clamp, buffer, checks and metrics are overhead. One thread (OMP_NUM_THREADS=1) is what
+a machine with neighbours can measure: two threads that wait for each other take the processor time of the wait.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +25,7 @@ from ebm_fast.objectives import AdaptiveNCE, ContrastiveDivergence, PersistentCD
 from ebm_fast.training import ReplayBuffer
 
 BATCH, SIZE, RATE, INTERVAL = 128, 10_000, 0.05, 5
+ROUNDS = 25
 STEP_SIZE, NOISE_STD, CLIP, CLAMP = 1.0, 0.005, 0.03, (-1.0, 1.0)
 
 
@@ -203,6 +210,9 @@ def test_iteration(case_name, name, device, seconds, record):
         "mended": plain.mended,
         "mended, compiled": compiled.mended,
     }
-    result = harness.race(calls, seconds=seconds, device=device)
-    overhead = 1.0 / result.ratio("gradients alone", "ebm_fast") - 1.0
-    record("training", f"P8 {name}, {case_name}, {case.steps} steps", result, calls, overhead=overhead, target=0.1)
+    result = harness.race(calls, seconds=seconds, device=device, fewest=ROUNDS)
+    found: dict[str, Any] = {"target": 0.1}
+    for clock, cpu in (("overhead", False), ("cpu_overhead", True)):
+        found[clock] = result.ratio("ebm_fast", "gradients alone", cpu=cpu) - 1.0
+        found[f"{clock}_interval"] = [end - 1.0 for end in result.interval("ebm_fast", "gradients alone", cpu=cpu)]
+    record("training", f"P8 {name}, {case_name}, {case.steps} steps", result, calls, **found)

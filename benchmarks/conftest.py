@@ -40,15 +40,18 @@ def record(request: pytest.FixtureRequest, benchmark: Any, device: str) -> Calla
         copy_bytes: int | None = None,
         **more: Any,
     ) -> None:
+        peers = [peer for peer in result.times if peer not in (ours, *harness.AUXILIARY)]
         row: dict[str, Any] = {
             "name": name,
             "case": case,
             "median": result.median(ours),
             "spread": result.spread(ours),
             "rounds": len(result.times[ours]),
-            "ratios": {peer: result.ratio(peer, ours) for peer in result.times if peer not in (ours, *harness.AUXILIARY)},
+            "ratios": {peer: result.ratio(peer, ours) for peer in peers},
             "medians": {peer: result.median(peer) for peer in result.times},
         }
+        if result.cpu:
+            row["cpu_ratios"] = {peer: result.ratio(peer, ours, cpu=True) for peer in peers}
         if bytes_moved is not None and copy_bytes is not None:
             row |= {
                 "bytes": bytes_moved,

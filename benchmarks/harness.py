@@ -1,20 +1,23 @@
 """What the benchmarks share: facts of the machine, paired timing, and rows of results.
 
-Contestants are timed in turn, round after round, in one process, so that load which comes and goes falls on all of them
-alike; the ratio to a peer is the median of the ratios within each round.
+Contestants are timed in turn, at random order within each round, in one process, so that load which comes and goes falls on
+all of them alike; the ratio to a peer is the median of the ratios within each round. Processor time stands beside the clock's:
+neighbours on the machine lengthen it less.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
+import random
 import re
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,54 +35,75 @@ SLICE = 2e-3  # seconds: a shorter slice would measure the clock
 LONG = 0.05  # seconds: after so long a call caches and threads are as warm as they get
 FEWEST, MOST = 5, 101  # rounds
 SETTLE = 0.02  # seconds between contestants
+CONFIDENCE = 0.95
 AUXILIARY = ("copy", "half")  # timed for what they tell, not as peers
 DOCUMENTED = "amd-epyc"  # the machine of the tables and pictures in docs/
 
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds per call of each contestant, one number per round."""
+    """Seconds per call of each contestant, one number per round: by the clock, and of the processor where it was looked at."""
 
     times: dict[str, list[float]]
+    cpu: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, name: str) -> float:
         return statistics.median(self.times[name])
 
     def scaled(self, factors: Mapping[str, float]) -> Result:
         """The same rounds with each contestant's seconds times its factor."""
-        return Result({name: [factors.get(name, 1.0) * t for t in times] for name, times in self.times.items()})
+
+        def by(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+            return {name: [factors.get(name, 1.0) * t for t in each] for name, each in seconds.items()}
+
+        return Result(by(self.times), by(self.cpu))
 
     def spread(self, name: str) -> float:
         """Half the distance between the quartiles over the median."""
         low, _, high = statistics.quantiles(self.times[name], n=4)
         return (high - low) / 2 / self.median(name)
 
-    def ratio(self, peer: str, to: str) -> float:
-        """How many times as long the peer takes, median over the rounds."""
-        return statistics.median(p / t for p, t in zip(self.times[peer], self.times[to], strict=True))
+    def ratio(self, peer: str, to: str, *, cpu: bool = False) -> float:
+        """How many times as long the peer takes, median over the rounds; with `cpu` in processor time."""
+        return statistics.median(self._ratios(peer, to, cpu))
+
+    def interval(self, peer: str, to: str, *, cpu: bool = False) -> tuple[float, float]:
+        """Of that median, by order statistics: ends that hold it with probability CONFIDENCE, whatever the law of the times."""
+        ratios = sorted(self._ratios(peer, to, cpu))
+        n, below, rank = len(ratios), 0.0, 0
+        while 2.0 * (below + math.comb(n, rank) / 2.0**n) <= 1.0 - CONFIDENCE:
+            below, rank = below + math.comb(n, rank) / 2.0**n, rank + 1
+        return (ratios[rank - 1], ratios[n - rank]) if rank else (-math.inf, math.inf)
+
+    def _ratios(self, peer: str, to: str, cpu: bool) -> list[float]:
+        seconds = self.cpu if cpu else self.times
+        return [p / t for p, t in zip(seconds[peer], seconds[to], strict=True)]
 
 
-def timer(device: str) -> Callable[[Callable[[], object], int], float]:
-    """Seconds per call over `count` calls: the host's clock, or events on the device."""
+def timer(device: str) -> Callable[[Callable[[], object], int], tuple[float, float]]:
+    """Seconds per call over `count` calls, by the host's clock or events on the device; and of the processor, all threads."""
     if device == "cpu":
 
-        def on_host(call: Callable[[], object], count: int) -> float:
-            start = time.perf_counter()
+        def on_host(call: Callable[[], object], count: int) -> tuple[float, float]:
+            busy, start = time.process_time(), time.perf_counter()
             for _ in range(count):
                 call()
-            return (time.perf_counter() - start) / count
+            taken = time.perf_counter() - start
+            return taken / count, (time.process_time() - busy) / count
 
         return on_host
 
-    def on_device(call: Callable[[], object], count: int) -> float:
+    def on_device(call: Callable[[], object], count: int) -> tuple[float, float]:
         before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
+        busy = time.process_time()
         before.record()
         for _ in range(count):
             call()
         after.record()
+        busy = time.process_time() - busy  # of the calls, not of waiting for them
         torch.cuda.synchronize()
-        return before.elapsed_time(after) / 1e3 / count
+        return before.elapsed_time(after) / 1e3 / count, busy / count
 
     return on_device
 
@@ -88,25 +112,26 @@ def race(
     contestants: Mapping[str, Callable[[], object]], *, seconds: float, device: str, fewest: int = FEWEST
 ) -> Result:
     """Time all contestants in turn for about `seconds` in all, after two calls each to warm up (and to compile)."""
-    measure = timer(device)
-    counts, warm = {}, {}
+    measure, order, shuffle = timer(device), list(contestants), random.Random(0).shuffle
+    counts = {}
     for name, call in contestants.items():
         call()
-        first = measure(call, 1)
-        counts[name] = max(1, int(SLICE / max(min(first, measure(call, 1)), 1e-9))) if first < LONG else 1
-        warm[name] = first < LONG
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    end = time.perf_counter() + seconds
-    while len(next(iter(times.values()))) < fewest or (
-        time.perf_counter() < end and len(next(iter(times.values()))) < MOST
-    ):
-        for name, call in contestants.items():
+        once = measure(call, 1)[0]
+        counts[name] = 0 if once >= LONG else max(1, int(SLICE / max(min(once, measure(call, 1)[0]), 1e-9)))
+    result = Result({name: [] for name in contestants}, {name: [] for name in contestants})
+    rounds, end = 0, time.perf_counter() + seconds
+    while rounds < fewest or (time.perf_counter() < end and rounds < MOST):
+        shuffle(order)
+        for name in order:
             # JAX and compiled code bring thread pools of their own, which go on for milliseconds after their call returned.
             time.sleep(SETTLE)
-            if warm[name]:
-                call()
-            times[name].append(measure(call, counts[name]))
-    return Result(times)
+            if counts[name]:
+                contestants[name]()
+            taken, busy = measure(contestants[name], counts[name] or 1)
+            result.times[name].append(taken)
+            result.cpu[name].append(busy)
+        rounds += 1
+    return result
 
 
 def copy_of(numel: int, device: str) -> tuple[Callable[[], object], int]:

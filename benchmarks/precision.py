@@ -102,6 +102,7 @@ TRUTH = ef.energies.Gaussian(torch.ones(2), 0.7)
 MAKE: dict[str, Callable[[Wrap], Any]] = {
     "ContrastiveDivergence": lambda w: ef.ContrastiveDivergence(w(energy()), **CHAINS),
     "ContrastiveDivergence, kl_weight": lambda w: ef.ContrastiveDivergence(w(energy()), kl_weight=0.3, **CHAINS),
+    "ContrastiveDivergence, gradient_penalty": lambda w: ef.ContrastiveDivergence(w(energy()), gradient_penalty=0.3, **CHAINS),
     "PersistentCD": lambda w: ef.PersistentCD(w(energy()), buffer=buffer(), **CHAINS),
     "ShortRunMLE": lambda w: ef.ShortRunMLE(w(energy()), init=("normal", 1.0), **CHAINS),
     "AdaptiveNCE": lambda w: ef.AdaptiveNCE(w(energy()), buffer=buffer(), interval=5, **CHAINS),

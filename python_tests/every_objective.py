@@ -59,7 +59,8 @@ Make = Callable[..., Any]
 EVERY: dict[str, tuple[Make, dict[str, Any]]] = {
     "ContrastiveDivergence": (
         lambda e, **o: obj.ContrastiveDivergence(e, **{"sampler": LANGEVIN, "num_steps": 2} | o),
-        {"num_steps": 3, "energy_l2": 0.1, "data_noise": 0.1, "kl_weight": 0.1, "sampler": ef.Langevin(step_size=0.2)},
+        {"num_steps": 3, "energy_l2": 0.1, "gradient_penalty": 0.1, "data_noise": 0.1, "kl_weight": 0.1,
+         "sampler": ef.Langevin(step_size=0.2)},
     ),
     "PersistentCD": (
         lambda e, **o: obj.PersistentCD(e, buffer=buffer(), **{"sampler": LANGEVIN, "num_steps": 2} | o), {"energy_l2": 0.2},
@@ -97,7 +98,8 @@ EVERY: dict[str, tuple[Make, dict[str, Any]]] = {
     ),
     "FlowContrastive": (lambda e, **o: obj.FlowContrastive(e, **{"flow": player()} | o), {"likelihood_weight": 0.1}),
     "VariationalMLE": (
-        lambda e, **o: obj.VariationalMLE(e, **{"generator": player()} | o), {"entropy": "nearest_neighbour"}
+        lambda e, **o: obj.VariationalMLE(e, **{"generator": player()} | o),
+        {"entropy": "nearest_neighbour", "gradient_penalty": 0.1},
     ),
     "ImplicitVAE": (lambda e, **o: vae(**o), {"num_samples": 2, "method": "implicit"}),
     "LatentMLE": (lambda e, **o: latent(obj.LatentMLE, **{"num_steps": 2} | o), {"num_chains": 2}),

@@ -26,6 +26,7 @@ from ebm_fast.objectives.implicit import ImplicitVAE, entropy_surrogate
 from ebm_fast.objectives.initial import InitialStates
 from ebm_fast.objectives.latent import LatentEBM, LatentMLE, latent_ebm_loss
 from ebm_fast.objectives.nce import NCE, RankingNCE, nce_loss, ranking_nce_loss
+from ebm_fast.objectives.penalty import squared_gradient_norm
 from ebm_fast.objectives.recovery import (
     DiffusionRecoveryLikelihood,
     RecoveryEnergy,
@@ -93,4 +94,5 @@ __all__ = [
     "recovery_loss",
     "reverse_kl_loss",
     "sliced_score_matching_loss",
+    "squared_gradient_norm",
 ]

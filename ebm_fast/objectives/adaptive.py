@@ -25,9 +25,10 @@ class AdaptiveBregman(PersistentCD):
     (`generator.slope`) times that of `PersistentCD` on the same samples, and no copy is kept. In the first iteration after a
     refresh E_m is the energy just computed, so that nothing is evaluated twice.
 
-    `generator`: see `BregmanRatioMatching`. `energy_l2`, `data_noise`, `seed`, `chain_offset`, `check`, `strategy`, `backend`,
-    batches and metrics: see `ContrastiveDivergence`; metrics also hold `log_ratio_std`, the standard deviation of
-    E_m - E_theta over data and samples: where it is of order 1 or more, the interval is too long for the steps taken.
+    `generator`: see `BregmanRatioMatching`. `energy_l2`, `gradient_penalty`, `data_noise`, `seed`, `chain_offset`, `check`,
+    `strategy`, `backend`, batches and metrics: see `ContrastiveDivergence`; metrics also hold `log_ratio_std`, the standard
+    deviation of E_m - E_theta over data and samples: where it is of order 1 or more, the interval is too long for the steps
+    taken.
 
     The copy is in evaluation mode, without gradients. The minimum for a fixed copy is p_theta Z_theta / Z_m = p_data: the energy
     needs a constant that it can shift (the bias of a last layer). Raises TypeError for an energy that is no module

@@ -14,6 +14,7 @@ from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
 from ebm_fast.objectives.initial import Init, InitialStates
 from ebm_fast.objectives.numerics import wide
+from ebm_fast.objectives.penalty import squared_gradient_norm
 from ebm_fast.objectives.saved import Saved
 from ebm_fast.ops import checks
 from ebm_fast.samplers import Langevin
@@ -71,17 +72,20 @@ class ContrastiveDivergence(Saved):
     terms where there are any.
     Parameters collect no gradient while sampling. In iteration t the chains use steps t K ... t K + K - 1 of one seed.
 
-    `energy_l2`: weight of E^2 on data and samples. `data_noise`: standard deviation of Gaussian noise added to the
-    data. `kl_weight`: weight of E_frozen(x_K(theta)), the KL term that CD drops, differentiated through the last
-    Langevin step; `entropy_weight`: weight of minus the mean log nearest-neighbour distance of the same samples (both:
-    Du, Li, Tenenbaum, Mordatch 2021; they need a module as energy and Langevin without momentum or schedule).
+    `energy_l2`: weight of E^2 on data and samples. `gradient_penalty`: weight of ||grad_x E||^2 there, E differentiable
+    twice (`squared_gradient_norm`). `data_noise`: standard deviation of Gaussian noise added to the data. `kl_weight`:
+    weight of E_frozen(x_K(theta)), the KL term that CD drops, differentiated through the last Langevin step;
+    `entropy_weight`: weight of minus the mean log nearest-neighbour distance of the same samples (both: Du, Li,
+    Tenenbaum, Mordatch 2021; they need a module as energy and Langevin without momentum or schedule).
     A non-finite batch, chain or energy raises FloatingPointError naming it; on CUDA this comes an iteration or so
     late, because nothing waits for the device, unless `check=True`. `finish_checks()` waits for what is under way.
     `seed`: 64 bits; None draws one from torch's generator. `chain_offset`: global index of the batch's first chain;
     chains of other indices have other noise. Source: Hinton 2002. Raises TypeError or ValueError naming the argument.
     """
 
-    _settings: ClassVar[tuple[str, ...]] = ("sampler", "num_steps", "energy_l2", "kl_weight", "entropy_weight", "data_noise")
+    _settings: ClassVar[tuple[str, ...]] = (
+        "sampler", "num_steps", "energy_l2", "gradient_penalty", "kl_weight", "entropy_weight", "data_noise",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class ContrastiveDivergence(Saved):
         *,
         num_steps: int,
         energy_l2: float = 0.0,
+        gradient_penalty: float = 0.0,
         kl_weight: float = 0.0,
         entropy_weight: float = 0.0,
         data_noise: float = 0.0,
@@ -108,6 +113,7 @@ class ContrastiveDivergence(Saved):
             raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
         weights = {
             "energy_l2": energy_l2,
+            "gradient_penalty": gradient_penalty,
             "kl_weight": kl_weight,
             "entropy_weight": entropy_weight,
             "data_noise": data_noise,
@@ -126,7 +132,8 @@ class ContrastiveDivergence(Saved):
             )
         check_alone(sampler)
         self.energy, self.sampler, self.num_steps = energy, sampler, num_steps
-        self.energy_l2, self.kl_weight, self.entropy_weight = energy_l2, kl_weight, entropy_weight
+        self.energy_l2, self.gradient_penalty = energy_l2, gradient_penalty
+        self.kl_weight, self.entropy_weight = kl_weight, entropy_weight
         self.data_noise, self.seed, self.chain_offset = data_noise, seed, chain_offset
         self.strategy, self.backend = strategy, backend
         self.iteration = 0
@@ -145,6 +152,8 @@ class ContrastiveDivergence(Saved):
         if self.improved:
             start.copy_(samples)
         both = {name: torch.cat([value, value]) for name, value in condition.items()}
+        if self.gradient_penalty:
+            states = states.detach().requires_grad_()
         energies = self.energy(states, **both)
         if tuple(energies.shape) != (2 * n,):
             raise ValueError(f"energy: expected one energy a state, ({2 * n},), got {tuple(energies.shape)}")
@@ -162,6 +171,10 @@ class ContrastiveDivergence(Saved):
         }
         if strength is not None:
             metrics["grad_norm"] = strength.mean()
+        if self.gradient_penalty:
+            at_data, at_samples = squared_gradient_norm(energies, states).split(n)
+            penalty = at_data.mean() + at_samples.mean()
+            loss, metrics["gradient_penalty"] = loss + self.gradient_penalty * penalty, penalty.detach()
         if self.kl_weight:
             kl = frozen_energy(bare(self.energy), last, condition).mean()
             loss, metrics["kl"] = loss + self.kl_weight * kl, kl.detach()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ebm_fast.objectives.contrastive import Batch, contrastive_divergence_loss
 from ebm_fast.objectives.numerics import wide
+from ebm_fast.objectives.penalty import squared_gradient_norm
 from ebm_fast.objectives.two_player import TwoPlayerObjective, states_alone
 from ebm_fast.ops import checks
 
@@ -59,7 +60,8 @@ class VariationalMLE(TwoPlayerObjective):
 
     `objective(batch)` is E_data E - E_q E for the energy, its samples held constant: contrastive divergence without a chain.
     `objective.generator_loss(batch)`, or `(n)` for a number of states, is E_q E - entropy_weight H(q) for the generator:
-    with weight 1 KL(q || p_theta) - log Z. `num_noise`: samples a datum. `energy_l2`: see `ContrastiveDivergence`.
+    with weight 1 KL(q || p_theta) - log Z. `num_noise`: samples a datum. `energy_l2`, `gradient_penalty`: see
+    `ContrastiveDivergence`.
 
     `entropy`: "density", H = -mean log q(x): exact for a flow, a lower bound for `players.Generator`; or "nearest_neighbour",
     the estimate of Kozachenko and Leonenko from distances alone, for generators without a density, in few dimensions.
@@ -71,7 +73,7 @@ class VariationalMLE(TwoPlayerObjective):
     models, where H stands with the other sign.
     """
 
-    _settings = ("energy_l2", "entropy", "entropy_weight")
+    _settings = ("energy_l2", "gradient_penalty", "entropy", "entropy_weight")
 
     def __init__(
         self,
@@ -80,6 +82,7 @@ class VariationalMLE(TwoPlayerObjective):
         *,
         num_noise: int = 1,
         energy_l2: float = 0.0,
+        gradient_penalty: float = 0.0,
         entropy: str = "density",
         entropy_weight: float = 1.0,
         seed: int | None = None,
@@ -92,6 +95,7 @@ class VariationalMLE(TwoPlayerObjective):
         if entropy not in ("density", "nearest_neighbour"):
             raise ValueError(f"entropy: expected 'density' or 'nearest_neighbour', got {entropy!r}")
         self.energy_l2 = checks.number(energy_l2, "energy_l2", low=0.0)
+        self.gradient_penalty = checks.number(gradient_penalty, "gradient_penalty", low=0.0)
         self.entropy, self.entropy_weight = entropy, checks.number(entropy_weight, "entropy_weight", low=0.0)
         if entropy == "density" and self.entropy_weight and not self.generator.has_density:
             raise ValueError(
@@ -104,16 +108,19 @@ class VariationalMLE(TwoPlayerObjective):
         n, m = len(data), len(data) * self.num_noise
         with torch.no_grad():
             samples = self._draw(m, data).x
-        e_data, e_model = self._energies(torch.cat([data, samples]), None, [n, m])
+        states = torch.cat([data, samples]).requires_grad_(self.gradient_penalty > 0.0)
+        energies = self._energies(states, None, [n + m])[0]
+        e_data, e_model = energies.split([n, m])
         self._require_finite(batch=data, samples=samples, energy_data=e_data, energy_samples=e_model)
         loss = contrastive_divergence_loss(e_data, e_model, energy_l2=self.energy_l2)
         data_mean, model_mean = e_data.detach().mean(), e_model.detach().mean()
+        metrics = {"energy_data": data_mean, "energy_samples": model_mean, "gap": model_mean - data_mean}
+        if self.gradient_penalty:
+            at_data, at_samples = squared_gradient_norm(energies, states).split([n, m])
+            penalty = at_data.mean() + at_samples.mean()
+            loss, metrics["gradient_penalty"] = loss + self.gradient_penalty * penalty, penalty.detach()
         self.iteration += 1
-        return loss, {
-            "energy_data": data_mean,
-            "energy_samples": model_mean,
-            "gap": model_mean - data_mean,
-        }
+        return loss, metrics
 
     def generator_loss(self, batch: Batch | int) -> tuple[Tensor, dict[str, Tensor]]:
         """E_q E - entropy_weight H(q), with gradients in the generator alone; and metrics."""

@@ -376,7 +376,7 @@ def test_bad_arguments():
     ):
         with pytest.raises(error, match=next(iter(options))):
             ContrastiveDivergence(Gaussian(), LANGEVIN, **{"num_steps": 1, **options})
-    for name in ("energy_l2", "kl_weight", "entropy_weight", "data_noise"):
+    for name in ("energy_l2", "gradient_penalty", "kl_weight", "entropy_weight", "data_noise"):
         for bad in (-1.0, math.nan, math.inf):
             with pytest.raises(ValueError, match=name):
                 ContrastiveDivergence(Gaussian(), LANGEVIN, num_steps=1, **{name: bad})

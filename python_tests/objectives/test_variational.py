@@ -135,6 +135,7 @@ def test_errors():
         (lambda: VariationalMLE(energy, implicit, entropy="kde"), ValueError, "entropy: expected 'density' or 'nearest"),
         (lambda: VariationalMLE(energy, gaussian_player(0, 1), entropy_weight=-1.0), ValueError, "entropy_weight"),
         (lambda: VariationalMLE(energy, gaussian_player(0, 1), energy_l2=math.nan), ValueError, "energy_l2"),
+        (lambda: VariationalMLE(energy, gaussian_player(0, 1), gradient_penalty=-1.0), ValueError, "gradient_penalty"),
         (lambda: VariationalMLE(energy, gaussian_player(0, 1), num_noise=0), ValueError, "num_noise"),
         (lambda: VariationalMLE(energy, torch.distributions.Normal(0.0, 1.0)), TypeError, "generator: expected a torch module"),
         (lambda: reverse_kl_loss(torch.ones(2), torch.ones(3)), ValueError, "energy, log_q"),
