@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         "compare",
         help="train one network with every objective on densities that are known, and measure KL",
         description="Train networks of one size with every objective, for the same time each, on densities of the plane, and "
-        "write one page: learned densities beside the truth, samples, KL to the truth by quadrature. About ten minutes.",
+        "write one page: learned densities beside the truth, samples, KL to the truth by quadrature. About a quarter of an hour.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     compare.set_defaults(run=_compare)
@@ -139,11 +139,10 @@ def _parser() -> argparse.ArgumentParser:
         "--toys",
         type=_names,
         metavar="A,B",
-        help="some of 8gaussians,moons,spirals,checkerboard,pinwheel,rings; by default all, the first with every objective and "
-        "the others with a few",
+        help="some of 8gaussians,moons,spirals,checkerboard,pinwheel,rings; by default all",
     )
     compare.add_argument(
-        "--objectives", type=_names, metavar="A,B", help="such as pcd,dsm,nce,adance, for every toy"
+        "--objectives", type=_names, metavar="A,B", help="such as pcd,dsm,nce,adance; by default all"
     )
     compare.add_argument(
         "--seconds", type=float, default=6.0, metavar="S", help="of CPU time to train for, each objective on each toy"
