@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         "compare",
         help="train one network with every objective on densities that are known, and measure KL",
         description="Train networks of one size with every objective, for the same time each, on densities of the plane, and "
-        "write one page: learned densities beside the truth, samples, KL to the truth by quadrature. About a quarter of an hour.",
+        "write one page: learned densities beside the truth, samples, KL to the truth by quadrature. About ten minutes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     compare.set_defaults(run=_compare)
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         "--objectives", type=_names, metavar="A,B", help="such as pcd,dsm,nce,adance; by default all"
     )
     compare.add_argument(
-        "--seconds", type=float, default=6.0, metavar="S", help="of CPU time to train for, each objective on each toy"
+        "--seconds", type=float, default=4.0, metavar="S", help="of CPU time to train for, each objective on each toy"
     )
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="output folder")
     compare.add_argument("--seed", type=int, default=0, metavar="S", help="governs everything random")

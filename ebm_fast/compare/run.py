@@ -30,7 +30,7 @@ def run(
     data: str = "2d",
     toys: Sequence[str] | None = None,
     objectives: Sequence[str] | None = None,
-    seconds: float = 6.0,
+    seconds: float = 4.0,
     out: Path = Path("runs/compare"),
     seed: int = 0,
     quick: bool = False,
