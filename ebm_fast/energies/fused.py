@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 import math
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -220,6 +223,28 @@ class _Shared:
 
     def __deepcopy__(self, memo: Any) -> _Shared:
         return self
+
+    def __reduce__(self) -> Any:
+        """By the name under which the decorated function's module holds the energy, as functions are pickled."""
+        function = getattr(self.energy.function, "fn", self.energy.function)
+        where = function.__module__, function.__qualname__
+        try:
+            found = _named(*where)
+        except (ImportError, AttributeError):
+            found = None
+        if found is not self:
+            raise pickle.PicklingError(
+                f"{self.energy.name} cannot be pickled, since {'.'.join(where)} is not the energy that fused_energy made of it: "
+                "decorate the function at the top level of a module, under its own name, or save the energy's state_dict()"
+            )
+        return _named, where
+
+
+def _named(module: str, name: str) -> _Shared:
+    """What the energies of a decorated function share."""
+    energy = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    shared: _Shared = energy._user  # type: ignore[attr-defined]
+    return shared
 
 
 def _parameters_of(function: Any, parameters: Mapping[str, Any]) -> tuple[str, ...]:

@@ -96,8 +96,8 @@ class MLPEnergy(Summable, nn.Module):
     def descriptor(self) -> Descriptor:
         """Activation, widths and packed float32 weights, as they are now.
 
-        Raises ValueError where the layers are not the plain ones that native code computes: replaced, hooked, or parametrised
-        in training mode, where each look at a weight may change it.
+        Raises ValueError where the layers are not the plain ones that native code computes: replaced, hooked, not of float32, or
+        parametrised in training mode, where each look at a weight may change it.
         """
         sizes = (self.dim, *self.widths, 1)
         with torch.no_grad():
@@ -128,4 +128,6 @@ def _not_plain(layer: nn.Module, columns: int, rows: int) -> str:
         return "is parametrised and in training mode, where its weight may change at each look (call eval() to sample)"
     if layer.bias is None or tuple(layer.weight.shape) != (rows, columns):
         return f"has no bias or a weight of another shape than {(rows, columns)}"
+    if layer.weight.dtype is not torch.float32:
+        return f"has weights of dtype {str(layer.weight.dtype).removeprefix('torch.')}, not float32"
     return ""

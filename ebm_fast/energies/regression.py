@@ -12,6 +12,7 @@ from .base import AnalyticEnergy, positive, scalar, tensors
 from .draws import Draws
 from .gaussian import dense_draws, dense_log_z
 
+_REDUCED = ("gram", "eigenvalues", "eigenvectors", "projected", "squares")  # what a linear regression keeps of its data
 _EXACT = 40.0  # torch's softplus is its argument above a threshold; from here on that is exact in float64 too
 
 
@@ -25,9 +26,10 @@ def _design(features: Tensor, targets: Tensor) -> None:
 class LinearRegression(AnalyticEnergy):
     """E(b) = 1/2 |y - X b|^2 / s^2 + 1/2 alpha |b|^2, of coefficients b.
 
-    A Gaussian with P = X'X / s^2 + alpha and mean P^-1 X'y / s^2. The log evidence is log Z - N/2 log(2 pi s^2) +
-    d/2 log(alpha / (2 pi)). The data enter through X'X, the least-squares solution c of least norm and its residual, computed
-    once in float64: |y - X b|^2 = |y - X c|^2 + (b - c)' X'X (b - c). Exact sampler: the Gaussian's.
+    A Gaussian with P = X'X / s^2 + alpha and mean m = P^-1 X'y / s^2. The log evidence is log Z - N/2 log(2 pi s^2) +
+    d/2 log(alpha / (2 pi)). The data enter through X'X, its eigenvectors, X'y along them and y'y, computed once in float64 and
+    kept so: E(b) = E(m) + 1/2 (b - m)' P (b - m), where m stays of ordinary size with columns that are nearly collinear, as the
+    least-squares solution does not. Exact sampler: the Gaussian's.
 
     Args:
         X: (N, d); a column of ones gives an intercept.
@@ -43,8 +45,10 @@ class LinearRegression(AnalyticEnergy):
     """
 
     gram: Tensor
-    least_squares: Tensor
-    residual: Tensor
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+    projected: Tensor
+    squares: Tensor
     noise_std: Tensor
     prior_precision: Tensor
 
@@ -58,43 +62,47 @@ class LinearRegression(AnalyticEnergy):
         scalar(**made)
         positive(**made)
         wide, wanted = features.double(), targets.double()
-        solution = torch.linalg.pinv(wide) @ wanted
+        gram = wide.T @ wide
+        values, vectors = torch.linalg.eigh(gram)
         fixed = {
-            "gram": wide.T @ wide,
-            "least_squares": solution,
-            "residual": (wanted - wide @ solution).square().sum(),
-        }
-        fixed = {name: tensor.to(features.dtype) for name, tensor in fixed.items()}
+            "gram": gram, "eigenvalues": values.clamp(min=0.0), "eigenvectors": vectors,
+            "projected": vectors.T @ (wide.T @ wanted), "squares": wanted.square().sum(),
+        }  # fmt: skip
         super().__init__((features.shape[1],), trainable, made, fixed)
 
-    def _constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        weight = self.noise_std.to(dtype).square().reciprocal()
-        alpha, solution = self.prior_precision.to(dtype), self.least_squares.to(dtype)
-        return self.gram.to(dtype) * weight, solution, alpha, alpha * solution, 0.5 * weight * self.residual.to(dtype)
-
-    def _energy(self, rows: Tensor, *constants: Tensor) -> Tensor:
-        gram, solution, alpha, _, least = constants
-        r = rows - solution
-        return 0.5 * ((r * (r @ gram)).sum(1) + alpha * rows.square().sum(1)) + least
-
-    def _both(self, rows: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
-        gram, solution, alpha, pulled, least = constants
-        r = rows - solution
-        g = torch.addcmul(r @ gram, rows, alpha)
-        # With r = b - c: r'G r + alpha b'b = r'g + alpha b'c.
-        return torch.addmv(r.mul_(g).sum(1), rows, pulled).mul_(0.5).add_(least), g
-
-    def _gradient(self, rows: Tensor, *constants: Tensor) -> Tensor:
-        gram, solution, alpha, _, _ = constants
-        return ((rows - solution) @ gram).addcmul_(rows, alpha)
+    def _apply(self, fn: Any, recurse: bool = True) -> LinearRegression:
+        """`.to(device)` moves what the data are reduced to, and no `.float()` rounds it."""
+        wide = {name: t for name, t in self._buffers.items() if t is not None and name in _REDUCED}
+        super()._apply(fn, recurse)
+        for name, t in wide.items():
+            self._buffers[name] = t.to(self._buffers[name].device)  # type: ignore[union-attr]
+        return self
 
     def _posterior(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean (d,), precision (d, d), energy at the mean (), float64."""
-        gram, solution, alpha, _, least = self._constants(torch.float64)
-        precision = gram + alpha * torch.eye(self.dim, dtype=gram.dtype, device=gram.device)
-        mean = torch.linalg.solve(precision, gram @ solution)
-        apart = mean - solution
-        return mean, precision, 0.5 * (apart @ gram @ apart + alpha * (mean @ mean)) + least
+        weight, alpha = self.noise_std.double().square().reciprocal(), self.prior_precision.double()
+        along = weight * self.projected / (weight * self.eigenvalues + alpha)
+        precision = weight * self.gram + alpha * torch.eye(self.dim, dtype=torch.float64, device=self.gram.device)
+        return self.eigenvectors @ along, precision, 0.5 * weight * (self.squares - along @ self.projected)
+
+    def _constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        mean, precision, least = self._posterior()
+        return mean.to(dtype), precision.to(dtype), least.to(dtype)
+
+    def _energy(self, rows: Tensor, *constants: Tensor) -> Tensor:
+        mean, precision, least = constants
+        r = rows - mean
+        return 0.5 * (r * (r @ precision)).sum(1) + least
+
+    def _both(self, rows: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
+        mean, precision, least = constants
+        r = rows - mean
+        g = r @ precision
+        return r.mul_(g).sum(1).mul_(0.5).add_(least), g
+
+    def _gradient(self, rows: Tensor, *constants: Tensor) -> Tensor:
+        mean, precision, _ = constants
+        return (rows - mean) @ precision
 
     def _pack(self) -> tuple[str, tuple[int, ...], list[Tensor], Tensor | None]:
         mean, precision, least = self._posterior()

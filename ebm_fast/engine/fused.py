@@ -17,27 +17,29 @@ from .keep import Kept, Moments, Pace, first_guess
 from .state import ChainState, StepInfo
 
 # What a descriptor promises to be equal to: a subclass that redefines one of these without it means another energy.
-_DEFINING = ("forward", "__call__", "energy_and_grad", "grad", "_energy", "_both", "_gradient", "_act", "_rounded")
+_DEFINING = frozenset((
+    "forward", "__call__", "energy_and_grad", "grad", "_energy", "_both", "_gradient", "_constants", "_arrange",
+    "_arrange_slowly", "_act", "_rounded", "_plain", "_rows",
+))  # fmt: skip
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _described(energy: Any) -> tuple[str, Any]:
     """(why an energy's descriptor cannot be used, empty if it can; the descriptor)."""
     if not callable(getattr(energy, "descriptor", None)):
         return f"the energy has no descriptor() for the native engine: {type(energy).__name__}", None
-    order = type(energy).__mro__
-
-    def definer(name: str) -> int:
-        return next((i for i, cls in enumerate(order) if name in vars(cls)), len(order))
-
-    described = min(definer("descriptor"), definer("_pack"))
-    own = next((name for name in _DEFINING if definer(name) < described), None)
-    if own is not None:
-        return f"{type(energy).__name__} defines {own}() anew and not its descriptor", None
-    if any(m._forward_hooks or m._forward_pre_hooks for m in (energy.modules() if isinstance(energy, torch.nn.Module) else ())):
-        return "the energy has forward hooks, which the native engine would not call", None
-    own = next((name for name in _DEFINING if name in getattr(energy, "__dict__", ())), None)
-    if own is not None and "descriptor" not in vars(energy):
-        return f"{own}() is defined anew on this instance, and its descriptor is not", None
+    for cls in type(energy).__mro__:
+        names = vars(cls)
+        if "descriptor" in names or "_pack" in names:
+            break
+        if not _DEFINING.isdisjoint(names):
+            own = min(_DEFINING.intersection(names))
+            return f"{type(energy).__name__} defines {own}() anew and not its descriptor", None
+    if isinstance(energy, torch.nn.Module) and any(getattr(m, name) for m in energy.modules() for name in _HOOKS):
+        return "the energy has hooks, which the native engine would not call", None
+    patched = _DEFINING.intersection(getattr(energy, "__dict__", ()))
+    if patched and "descriptor" not in vars(energy):
+        return f"{min(patched)}() is defined anew on this instance, and its descriptor is not", None
     try:
         return "", energy.descriptor()
     except ValueError as error:
@@ -121,7 +123,7 @@ class FusedTransition:
                 self.run(1)
             return
         while num_steps:
-            if adapter is None or state.age >= state.warmup_until:
+            if adapter is None or not state.x.numel() or state.age >= state.warmup_until:
                 self.run(num_steps)
                 return
             if state.age < state.warmup_from:
@@ -187,8 +189,8 @@ class FusedTransition:
         self._call(count, thin=every, **recorded)
         return count
 
-    def position(self, state: ChainState | None = None) -> Tensor:
-        return self.steps.position(state)
+    def position(self) -> Tensor:
+        return self.steps.position()
 
     def energy_now(self) -> Tensor:
         return self.steps.energy_now()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..ops.moments import moments_
 
+TRUSTED = 0.005  # seconds that a chunk must have lasted for the next to be scaled to INTERVAL at once
 INTERVAL = 0.2  # seconds between two looks at the keyboard, and between two copies of the state for an interrupted run
 
 
@@ -23,8 +24,10 @@ class Pace:
     def took(self, count: int) -> None:
         """`count` steps were taken since the last look."""
         now = time.perf_counter()
-        within = int(INTERVAL * count / max(now - self._looked, 1e-6))
-        self.steps, self._looked = max(1, min(2 * max(self.steps, count), within)), now
+        lasted = now - self._looked
+        within = int(INTERVAL * count / max(lasted, 1e-6))
+        most = 2 * max(self.steps, count) if lasted < TRUSTED else within
+        self.steps, self._looked = max(1, min(most, within)), now
 
     def due(self) -> bool:
         """Whether INTERVAL has passed since this last said so."""
@@ -75,6 +78,9 @@ class Kept:
 
     def until(self, rows: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The first `rows` rows of samples, energies, Hamiltonians."""
+        if self.wants_energies and self.energies is None:
+            at = self.transition.position()
+            self.energies = at.new_empty((0, at.shape[0]))
         samples, energies, hamiltonians = (
             None if t is None else t[:rows] for t in (self.samples, self.energies, self.hamiltonians)
         )
@@ -121,7 +127,9 @@ class Moments:
         return *(t.clone() for t in tensors), self.count, self._total
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        self.mean, self.squares, self._total_mean, self._total_squares, self.count, self._total = snapshot
+        for mine, kept in zip((self.mean, self.squares, self._total_mean, self._total_squares), snapshot):
+            mine.copy_(kept)
+        self.count, self._total = snapshot[4:]
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of all steps so far, in the states' dtype."""

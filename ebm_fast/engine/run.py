@@ -15,30 +15,14 @@ from ..ops import checks
 from ..ops.backend import wish
 from ..ops.noise import fresh_seed
 from . import fused, graph
+from .compiled import CompiledEnergy
 from .energy import Energy, EnergyFunction, check_energy
-from .keep import Kept, Moments, Pace, first_guess
+from .keep import Kept, Moments
+from .loop import Loop, Transition
 from .state import ChainState, Interrupted, Run, RunStats, StepInfo, no_divergence
 
-STRATEGIES = ("auto", "fused", "step", "reference", "graph")
+STRATEGIES = ("auto", "fused", "step", "reference", "graph", "compiled")
 POLICIES = ("freeze", "stop", "ignore")
-
-
-class Transition(Protocol):
-    """A sampler bound to an energy and a state that it advances in place."""
-
-    state: ChainState
-
-    def advance(self, num_steps: int) -> None: ...
-    def position(self, state: ChainState | None = None) -> Tensor: ...
-    def energy_now(self) -> Tensor: ...
-    def hamiltonian_now(self) -> Tensor | None: ...
-    def reset_stats(self) -> None: ...
-    def grad_norm(self) -> Tensor | None: ...
-    def renew(self) -> None: ...
-    def track_gradients(self) -> None: ...
-    def snapshot(self) -> Any: ...
-    def restore(self, snapshot: Any) -> None: ...
-    def stats(self) -> dict[str, Any]: ...
 
 
 class Sampler(Protocol):
@@ -116,19 +100,19 @@ def run_(
         norm = graph.run(energy, sampler, state, num_steps, condition, backend, grad_norm, forced)
         if norm is not graph.FAILED:
             return norm
-    transition = _bind(strategy, sampler, EnergyFunction(energy, condition), state, backend, descriptor, guard=False,
-                       track=grad_norm)  # fmt: skip
+    transition = _bind(strategy, sampler, energy, condition, state, backend, descriptor, guard=False, track=grad_norm)
     if grad_norm and hasattr(transition, "track_gradients"):
         transition.track_gradients()
     transition.advance(num_steps)
     return transition.grad_norm() if grad_norm else None
 
 
-def _bind(strategy: str, sampler: Sampler, energy: EnergyFunction, state: ChainState, backend: str | None, descriptor: Any, *,
-          guard: bool, track: bool) -> Transition:  # fmt: skip
+def _bind(strategy: str, sampler: Sampler, energy: Energy, condition: Mapping[str, Any] | None, state: ChainState,
+          backend: str | None, descriptor: Any, *, guard: bool, track: bool) -> Transition:  # fmt: skip
+    function = (CompiledEnergy if strategy == "compiled" else EnergyFunction)(energy, condition)
     if strategy == "fused":
-        return fused.transition(energy, sampler, state, descriptor, backend=backend, guard=guard, track=track)
-    return sampler.transition(energy, state, backend=backend, guard=guard, track=track, rng=None)
+        return fused.transition(function, sampler, state, descriptor, backend=backend, guard=guard, track=track)
+    return sampler.transition(function, state, backend=backend, guard=guard, track=track, rng=None)
 
 
 def check_sampler(sampler: Any) -> None:
@@ -230,10 +214,11 @@ def sample(
         record_energy: keep energy and Hamiltonian at each kept sample; None keeps them where samples are recorded.
         moments: keep streaming mean and variance of every step after the warm-up, also where nothing is recorded.
         on_divergence: what happens to a chain whose energy or gradient is not finite, or whose next state could leave the range
-            of its dtype: "freeze" (it stays where it is, the others go on), "stop" (the run ends early), "ignore" (nothing is
-            looked for, NaN spreads).
+            of its dtype: "freeze" (it stays where it is, the others go on), "stop" (the run ends with the first step in which a
+            chain diverges; those that a resumed run brings along do not count), "ignore" (nothing is looked for, NaN spreads).
         strategy: "auto", "fused" (the whole chain in native code, for energies with a descriptor), "step" (a loop over fused
-            updates), "graph" (CUDA graph) or "reference" (plain PyTorch).
+            updates), "graph" (CUDA graph), "compiled" (energy and gradient by torch.compile, on request alone: the first call
+            compiles for seconds) or "reference" (plain PyTorch).
         backend: see `ebm_fast.use_backend`.
         progress: True or False; None shows a bar on a terminal once the run has taken two seconds.
 
@@ -260,97 +245,61 @@ def sample(
     if state.divergence_step is None:
         state.divergence_step = no_divergence(state.x)
     name, backend, descriptor = pick_strategy(strategy, backend, energy, sampler, state.x, condition)
-    transition: Transition
-    if name == "graph" and strategy == "graph":
-        transition = graph.chunked(energy, sampler, state, condition, backend, guard, thin)
-    else:
-        name = "step" if name == "graph" else name
-        transition = _bind(name, sampler, EnergyFunction(energy, condition), state, backend, descriptor, guard=guard, track=True)
+    chunked = name == "graph" and strategy == "graph"
+    name = "step" if name == "graph" and not chunked else name
+
+    def bound(state: ChainState) -> Transition:
+        if chunked:
+            return graph.chunked(energy, sampler, state, condition, backend, guard, thin)
+        return _bind(name, sampler, energy, condition, state, backend, descriptor, guard=guard, track=True)
+
+    transition = bound(state)
     _check_energies(transition, state, resume, on_divergence)
     kept = Kept(transition, num_steps // thin, record, record if record_energy is None else record_energy)
     average = Moments(transition.position(), backend) if moments else None
     bar = _progress(warmup + num_steps, progress)
-    native = isinstance(transition, fused.FusedTransition)
-    pace = Pace(first_guess(state.x) if native else 1)
+    loop = Loop(bound, transition, kept, average, thin=thin, steps_at_once=thin if chunked else 0, bar=bar,
+                stop=on_divergence == "stop")  # fmt: skip
 
-    # A chunk that is interrupted leaves x half-way, so the run ends at the last copy of a whole one: its state and number of
-    # steps. Two copies take turns, that an interrupt while one is written finds the other whole.
-    def kept_stats() -> Any:
-        return transition.snapshot(), None if average is None else average.snapshot()
-
-    whole, spare = (state.clone(), 0, kept_stats()), state.clone()
-
-    def result(at: ChainState, steps: int) -> Run:
+    def result() -> Run:
+        at, transition, steps = loop.state, loop.transition, loop.done
         samples, energy, hamiltonian = kept.until(steps // thin)
         assert at.divergence_step is not None
         mean, variance = (None, None) if average is None else average.result()
         stats = RunStats(
-            grad_norm=transition.grad_norm(), divergence_step=at.divergence_step.clone(),
-            mean=mean, variance=variance,
+            grad_norm=transition.grad_norm(), divergence_step=at.divergence_step.clone(), mean=mean, variance=variance,
             energy=energy, hamiltonian=hamiltonian, **transition.stats(),
         )  # fmt: skip
-        return Run(samples, transition.position(at).clone(), stats, at.clone(), name, steps)
-
-    def passed(count: int) -> bool:
-        """After `count` steps: whether a divergence ends the run."""
-        if bar is not None:
-            bar.update(count)
-        pace.took(count)
-        return on_divergence == "stop" and bool(state.diverged.any())
+        return Run(samples, transition.position().clone(), stats, at.clone(), name, steps)
 
     try:
-        left, stopped = warmup, False
-        while left and not stopped:
-            count = min(left, thin if name == "graph" else pace.steps)
-            transition.advance(count)
-            stopped = passed(count)
-            left -= count
-            if pace.due() or not left:
-                whole, spare = (spare.become(state), 0, kept_stats()), whole[0]
-        transition.reset_stats()
         if warmup:
-            whole = (*whole[:2], kept_stats())
-        done = 0
-        while done < num_steps and not stopped:
-            count = min(num_steps - done, thin if name == "graph" else pace.steps)
-            if native and on_divergence != "stop":
-                assert isinstance(transition, fused.FusedTransition)
-                count = transition.record(done, count, thin, kept, average)
-            else:
-                count = min(count, thin - done % thin)  # up to the next row
-                if average is None:
-                    transition.advance(count)
-                else:
-                    for _ in range(count):
-                        transition.advance(1)
-                        average.update(transition.position())
-                if (done + count) % thin == 0:
-                    kept.row(done // thin)
-            done += count
-            stopped = passed(count)
-            if pace.due():
-                whole, spare = (spare.become(state), done, kept_stats()), whole[0]
-        if stopped:
-            warnings.warn(
-                f"the run stopped after {done} of {num_steps} steps: chains {_first(state)} diverged (on_divergence='stop')",
-                RuntimeWarning, stacklevel=2,
-            )  # fmt: skip
-        elif on_divergence == "freeze" and bool(state.diverged.any()):
-            warnings.warn(
-                f"{int(state.diverged.sum())} of {state.x.shape[0]} chains left the range of finite numbers and were frozen: "
-                f"chains {_first(state)}, at the steps in run.stats.divergence_step; try a smaller step size",
-                RuntimeWarning, stacklevel=2,
-            )  # fmt: skip
+            loop.warm_up(warmup)
+        loop.record(num_steps)
     except KeyboardInterrupt:
-        at, done, (counted, averaged) = whole
-        transition.restore(counted)
-        if average is not None:
-            average.restore(averaged)
-        raise Interrupted(result(at, done)) from None
+        loop.fall_back()
+        raise Interrupted(result()) from None
     finally:
         if bar is not None:
             bar.close()
-    return result(state, done)
+    _warn(loop, num_steps, on_divergence)
+    return result()
+
+
+def _warn(loop: Loop, num_steps: int, on_divergence: str) -> None:
+    """Of chains that diverged."""
+    state, frozen = loop.state, on_divergence == "freeze" and bool(loop.state.diverged.any())
+    if loop.diverged_at is not None:
+        warnings.warn(
+            f"the run stopped after {loop.done} of {num_steps} steps: chains {_first(state)} diverged (on_divergence='stop')",
+            RuntimeWarning, stacklevel=3,
+        )  # fmt: skip
+    elif frozen:
+        warnings.warn(
+            f"{int(state.diverged.sum())} of {state.x.shape[0]} chains left the range of finite numbers and were frozen: "
+            f"chains {_first(state)}, at the steps in run.stats.divergence_step; try a smaller step size",
+            RuntimeWarning, stacklevel=3,
+        )  # fmt: skip
 
 
 def _plan_warmup(state: ChainState, warmup: int, resumed: bool) -> int:

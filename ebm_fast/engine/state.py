@@ -152,7 +152,7 @@ class Run:
         final: (n, *event), the last state.
         stats: per-chain statistics.
         state: the chain's state; `sample(energy, sampler, resume=run.state)` goes on exactly from here.
-        strategy: which strategy ran: "fused", "step", "graph" or "reference".
+        strategy: which strategy ran: "fused", "step", "graph", "compiled" or "reference".
         num_steps: steps taken after warm-up (fewer than asked if the run stopped at a divergence).
     """
 

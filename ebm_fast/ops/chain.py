@@ -76,9 +76,9 @@ def _runner(x: Tensor, backend: str, kind: str) -> Any:
 
 def _impl(x: Tensor, parameters: Tensor, *args: Any) -> None:
     if x.numel() and args[_STEPS]:
-        written = [("x", x), *((_NAMES[i].rstrip("?"), args[i]) for i in _WRITTEN if args[i] is not None)]
-        for name, t in written:
-            checks.refuse_read_only(t, name)
+        written = ("x", x), *((_NAMES[i], args[i]) for i in _WRITTEN if args[i] is not None)
+        read = ("parameters", parameters), *((_NAMES[i], args[i]) for i in _READ)
+        checks.refuse_unsafe(written, read)
         _runner(x, args[-1], args[_KIND])(x, parameters, *args[:-1])
         increment_version([t for _, t in written])
 
@@ -94,7 +94,8 @@ _SCHEMA = (
 )
 _NAMES = [field.split()[-1] for field in _SCHEMA.partition("(")[2].rpartition(") ->")[0].split(", ")][2:]
 _STEPS, _KIND = _NAMES.index("steps"), _NAMES.index("energy_kind")
-_WRITTEN = [i for i, field in enumerate(_SCHEMA.split(", ")[2:]) if "!" in field]
+_TENSORS = [(i, "!" in field) for i, field in enumerate(_SCHEMA.split(", ")[2:]) if field.startswith("Tensor")]
+_WRITTEN, _READ = ([i for i, written in _TENSORS if written is wanted] for wanted in (True, False))
 _op = define(_SCHEMA, _impl, lambda *args: None)
 
 
@@ -197,7 +198,8 @@ def chain_(
         x: state (n, *event), float32, contiguous; replaced by the state after the last step.
         descriptor: of the energy, from `energy.descriptor()`; its `precision` is that of an MLP's products: see `MLPEnergy`.
         transition: "langevin", "random_walk", "hmc" or "baoab".
-        step_size, noise_std, beta, persistence: s, n, beta, c: numbers, tensors () or (n,), or schedules (steps, 1), (steps, n).
+        step_size, noise_std, beta, persistence: s, n, beta, c: numbers, tensors () or (n,), or schedules (steps, 1), (steps, n),
+            whose numbers nobody looks at.
         scale: sigma (*event), float32.
         momentum: carried momentum (hmc with flip, baoab) or velocity (langevin's heavy ball), like x.
         energy, grad: E (n,) and its gradient (n, *event) at x after the last step, written where given (the gradient not by
@@ -215,7 +217,8 @@ def chain_(
         x.
 
     Raises:
-        TypeError, ValueError: an argument is of a wrong kind, shape or range; nothing is then changed.
+        TypeError, ValueError: an argument is of a wrong kind, shape or range, or one that is written overlaps another; nothing
+            is then changed.
     """
     checks.state(x, "x", dtypes=_FLOAT32)
     check_descriptor(descriptor, x)
@@ -265,6 +268,8 @@ def chain_(
     needs_grad = transition in ("hmc", "baoab") or (transition == "langevin" and not noise_first)
     if carried and (energy is None or (grad is None and needs_grad)):
         raise ValueError("carried=True needs energy and grad, those of x")
+    if grad_clip < _INF and grad_clip_norm < _INF:
+        raise ValueError("give grad_clip (elementwise) or grad_clip_norm (per chain), not both")
     numbers = [
         checks.number(max_error, "max_error", low=0.0, infinite=True), checks.number(heavy_ball, "heavy_ball"),
         checks.number(prior_precision, "prior_precision"), checks.number(grad_clip, "grad_clip", low=0.0, infinite=True),

@@ -100,7 +100,8 @@ class Adapter:
             raise ValueError("a mass matrix cannot be learnt from chains of several temperatures; give it to the sampler")
         if settings.mass == "dense" and not hasattr(sampler, "inverse_mass"):
             raise ValueError(f"{type(sampler).__name__} takes no dense mass matrix; use mass='diagonal'")
-        if settings.step_size and isinstance(sampler.step_size, Tensor) and sampler.step_size.ndim and self.groups == 1:
+        apart = isinstance(sampler.step_size, Tensor) and sampler.step_size.ndim and not settings.per_chain
+        if settings.step_size and apart and self.groups == 1:
             raise ValueError("step_size differs between chains; use adapt=Adaptation(per_chain=True) to adapt each")
 
     def drop_foreign(self, state: ChainState) -> None:

@@ -17,9 +17,11 @@ from ..ops.noise import fresh_seed
 
 
 def at_age(value: Any, name: str, age: int) -> Any:
-    """The value of a constant or of a schedule (a callable or a tuple) at step `age`."""
+    """The value of a constant or of a schedule (a callable or a tuple) at step `age`; what a callable returns is checked here,
+    for native code would not look at it."""
     if callable(value):
-        return value(age)
+        found = value(age)
+        return found if isinstance(found, Tensor) else checks.number(found, name, low=0.0)
     if isinstance(value, (tuple, list)):
         if age >= len(value):
             raise ValueError(f"{name} is a schedule of {len(value)} steps, the chain is at step {age + 1}")
@@ -264,9 +266,9 @@ class Transition:
         """What the last step saw."""
         raise NotImplementedError
 
-    def position(self, state: ChainState | None = None) -> Tensor:
-        """What is recorded of a state (the present one): (n, *event)."""
-        return (state or self.state).x
+    def position(self) -> Tensor:
+        """What is recorded of the present state: (n, *event)."""
+        return self.state.x
 
     def hamiltonian_now(self) -> Tensor | None:
         """E / T plus kinetic energy at the present state, (n,) float64; None without a momentum."""

@@ -167,8 +167,8 @@ class ReplicaTransition(Transition):
     def _coldest(self, per_replica: Tensor) -> Tensor:
         return per_replica.view(self.n, self.r)[:, 0]
 
-    def position(self, state: ChainState | None = None) -> Tensor:
-        return (state or self.state).x[:, 0]
+    def position(self) -> Tensor:
+        return self.state.x[:, 0]
 
     def energy_now(self) -> Tensor:
         return self._coldest(self.inner.energy_now())
@@ -190,7 +190,7 @@ class ReplicaTransition(Transition):
     def restore(self, snapshot: Any) -> None:
         self.inner.restore(snapshot[0])
         self.counters.copy_(snapshot[1])
-        self.tried = snapshot[2]
+        self.tried = list(snapshot[2])
 
     def reset_stats(self) -> None:
         self.inner.reset_stats()

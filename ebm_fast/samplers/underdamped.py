@@ -248,6 +248,6 @@ class UnderdampedTransition(Transition):
     def _last_kick(self) -> None:
         extra = self.state.extra
         grad = extra["grad"]
-        if self._active is not None:  # a frozen chain's momentum stays what it is, and finite
+        if self._active is not None:  # a frozen chain's momentum stays what it is
             grad = grad.masked_fill(~self._active.view(-1, *[1] * (grad.ndim - 1)), 0.0)
         leapfrog_(self.state.x, extra["momentum"], grad, kick=self.half, drift=0.0, scale=self.scale, backend=self.backend)

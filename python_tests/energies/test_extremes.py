@@ -97,3 +97,31 @@ def test_small_differences_of_large_numbers():
         exact = energy.energy_and_grad(x.double())
         torch.testing.assert_close(e.double(), exact[0], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(g.double(), exact[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("design", ["collinear", "polynomial"])
+def test_regression_on_nearly_collinear_columns(design, device):
+    """The least-squares solution is of size 1e3 to 1e6 there, of which float32 would leave nothing of the energy."""
+    generator = torch.Generator().manual_seed(0)
+    if design == "collinear":
+        features = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+        features[:, 4] = features[:, :4].sum(1) * 0.3 + 1e-3 * torch.randn(5, generator=generator, dtype=torch.float64)
+        y = features.sum(1) + torch.randn(5, generator=generator, dtype=torch.float64)
+    else:
+        t = torch.linspace(0.0, 1.0, 50, dtype=torch.float64)
+        features = t[:, None] ** torch.arange(8)
+        y = torch.sin(6.0 * t) + 0.1 * torch.randn(50, generator=generator, dtype=torch.float64)
+    s = 0.1 if design == "polynomial" else 1.0
+    energy = en.LinearRegression(features.float(), y.float(), s).to(device)
+    b = energy.sample(100, seed=0).to(device)
+    x, wanted, wide = features.float().double().to(device), y.float().double().to(device), b.double()
+    exact = 0.5 * ((wanted - wide @ x.T) / s).square().sum(1) + 0.5 * wide.square().sum(1)
+    found = {"forward": energy(b), "both": energy.energy_and_grad(b)[0], "float": energy.float()(b)}
+    for e in found.values():
+        torch.testing.assert_close(e.double(), exact, rtol=1e-4, atol=2e-2)  # b itself is rounded: P b is up to 1e5
+    slope = (wide @ x.T - wanted) @ x / s**2 + wide
+    torch.testing.assert_close(energy.grad(b).double(), slope, rtol=1e-4, atol=1e-4 * float(slope.abs().max() + 100))
+    precision = x.T @ x / s**2 + torch.eye(len(x.T), device=device)
+    least = 0.5 * (wanted @ wanted / s**2 - (wanted @ x) @ torch.linalg.solve(precision, x.T @ wanted) / s**4)
+    log_z = 0.5 * len(x.T) * math.log(2 * math.pi) - 0.5 * torch.logdet(precision) - least
+    assert float(energy.log_z - log_z) == pytest.approx(0.0, abs=1e-5)

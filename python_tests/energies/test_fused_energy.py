@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 
 import pytest
 import torch
@@ -97,6 +98,22 @@ def test_parameters_are_read_when_they_are_needed():
     assert other.descriptor().kind == before.kind
     assert set(energy.state_dict()) == {"a", "b"}
     assert energy.double().descriptor().parameters.dtype is torch.float32
+
+
+@ef.fused_energy(dim=2, parameters={"a": 1.0, "b": 2.0}, reference=plain)
+def at_top_level(x, a, b):
+    return kernel(x, a, b)
+
+
+def test_pickled_by_the_name_of_the_function():
+    twin = pickle.loads(pickle.dumps(at_top_level))
+    assert twin is not at_top_level
+    assert torch.equal(twin(x_of()), at_top_level(x_of()))
+    twin.a.fill_(5.0)  # parameters are its own
+    assert not torch.equal(twin(x_of()), at_top_level(x_of()))
+    assert twin.descriptor().kind == at_top_level.descriptor().kind
+    with pytest.raises(pickle.PicklingError, match="decorate the function at the top level of a module"):
+        pickle.dumps(banana())
 
 
 def test_trainable_parameters_get_gradients():

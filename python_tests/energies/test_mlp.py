@@ -28,7 +28,7 @@ def test_it_is_the_network_and_the_descriptor_describes_it(activation, widths):
         parts += [layer, MODULES[activation]()]
     x = torch.randn(11, 2, 3)
     torch.testing.assert_close(energy(x), nn.Sequential(*parts, energy.layers[-1])(x.flatten(1))[:, 0])
-    d = energy.descriptor()
+    d = energy.float().descriptor()
     assert (d.kind, d.dim, d.integers[1:]) == ("mlp", 6, (len(widths), *widths))
     packed = energy_function(d.kind, d.dim, d.integers, d.parameters)(x.flatten(1).double())
     torch.testing.assert_close(packed, energy.double()(x.double()), rtol=1e-5, atol=1e-6)
@@ -87,7 +87,7 @@ def test_bfloat16_products_by_hand(activation, widths):
     exact.load_state_dict(energy.state_dict())
     error = (exact(x) - e).abs()
     assert 1e-5 < error.max() < 2.0**-8 * max(widths)  # it is rounded, and by no more than its units can lose
-    d = energy.descriptor()
+    d = energy.float().descriptor()
     assert d.precision == "bfloat16"
     packed = energy_function(d.kind, d.dim, d.integers, d.parameters, d.precision)
     torch.testing.assert_close(packed(x), e, rtol=1e-5, atol=1e-5)
@@ -188,6 +188,13 @@ def test_a_network_that_was_altered_is_not_taken_for_the_plain_one(change):
     with pytest.raises(ValueError, match="strategy='fused' cannot run this chain"):
         ef.sample(mlp, ef.Langevin(0.05), x, num_steps=3, seed=1, strategy="fused")
     assert ef.sample(mlp, ef.Langevin(0.05), x, num_steps=3, seed=1).strategy == "step"
+
+
+def test_weights_of_another_dtype_are_not_rounded_behind_ones_back():
+    mlp = MLPEnergy(3, (16, 8)).double()
+    with pytest.raises(ValueError, match="layer 0 of the MLPEnergy has weights of dtype float64, not float32"):
+        ef.sample(mlp, ef.Langevin(0.05), torch.randn(5, 3), num_steps=3, seed=1, strategy="fused")
+    assert ef.sample(mlp, ef.Langevin(0.05), torch.randn(5, 3).double(), num_steps=3, seed=1).strategy == "step"
 
 
 def test_normalised_weights_are_read_as_the_network_uses_them():

@@ -213,6 +213,8 @@ def test_empty_batches_and_no_steps():
     nothing = ef.sample(energy, ef.HMC(0.1, 2), torch.ones(4, 2), num_steps=0, seed=1)
     assert torch.equal(nothing.final, torch.ones(4, 2))
     assert nothing.strategy == "fused"
+    adaptive = ef.HMC(0.1, 2, adapt=ef.Adaptation(mass="diagonal"))
+    assert ef.sample(energy, adaptive, torch.zeros(0, 2), num_steps=3, warmup=200, seed=1).stats.adapted == {}
 
 
 class Steeper(E.Ring):
@@ -220,18 +222,28 @@ class Steeper(E.Ring):
         return 2.0 * super().forward(x)
 
 
+class Doubled(E.DoubleWell):
+    def _constants(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        h, s, f = super()._constants(dtype)
+        return 2.0 * h, s, 2.0 * f
+
+
 def test_what_cannot_be_fused_says_why_and_runs_otherwise():
     ring, x0 = E.Ring(), torch.ones(4, 2)
     hmc = ef.HMC(0.1, 2)
     hooked = E.Ring()
     hooked.register_forward_hook(lambda *args: None)
+    scaled = E.MLPEnergy(2, (8,))
+    scaled.layers[0].register_full_backward_hook(lambda module, into, out: (2.0 * into[0],))
     patched = E.Ring()
     patched.energy_and_grad = lambda x: (x.sum(1), torch.ones_like(x))
     proposal = ef.MetropolisHastings(lambda x, noise: x + noise.normal())
     cases = [
         (lambda x: x.square().sum(1), hmc, x0, {}, "no descriptor"),
         (Steeper(), hmc, x0, {}, r"Steeper defines forward\(\) anew"),
-        (hooked, hmc, x0, {}, "forward hooks"),
+        (Doubled(), hmc, x0[:, :1], {}, r"Doubled defines _constants\(\) anew"),
+        (hooked, hmc, x0, {}, "the energy has hooks"),
+        (scaled, hmc, x0, {}, "the energy has hooks"),
         (patched, hmc, x0, {}, r"energy_and_grad\(\) is defined anew on this instance"),
         (ring, hmc, x0.double(), {}, "computes in float32, x has dtype float64"),
         (ring, hmc, x0, {"backend": "reference"}, "no whole-chain code of backend 'reference'"),

@@ -157,13 +157,65 @@ def test_divergence_policies(order, dtype, device):
     assert torch.equal(run.samples[:, good], alone.samples[:, good])  # the others do not notice
     again = ef.sample(steep, sampler, num_steps=3, resume=run.state)
     assert again.stats.divergence_step[2].item() == at
-    with pytest.warns(RuntimeWarning, match=r"chains 2(, 5)? diverged"):
-        stopped = ef.sample(steep, sampler, x0, num_steps=30, seed=0, on_divergence="stop")
-    assert stopped.num_steps < 30
-    assert stopped.samples.shape[0] == stopped.num_steps
     ignored = ef.sample(steep, sampler, x0, num_steps=60, seed=0, on_divergence="ignore")
     assert not torch.isfinite(ignored.final[2]).all()
     assert torch.isfinite(ignored.final[0]).all()
+
+
+@pytest.mark.parametrize("strategy", ["step", "fused"])
+@pytest.mark.parametrize("when", ["at once", "late", "in the warm-up"])
+def test_stop_ends_with_the_first_step_in_which_a_chain_diverges(strategy, when, device):
+    """Wherever the clock cuts the run into chunks, it is the frozen run up to that step."""
+    energy, num_steps = ef.energies.DoubleWell().to(device), 40 if when == "at once" else 4000
+    x0 = torch.zeros(8, 1, device=device)
+    x0[5] = 40.0 if when == "at once" else 0.0
+    if when != "at once":  # chain 3 is kicked out by one large step
+        kick = 2500
+        step_sizes = tuple(torch.full((8,), 0.02).index_fill_(0, torch.tensor(3), 50.0 if k in (kick, kick + 1) else 0.02)
+                           for k in range(num_steps))  # fmt: skip
+        sampler = ef.Langevin(lambda k: step_sizes[k].to(device), noise_std=0.2)
+    else:
+        sampler = ef.Langevin(0.02)
+    warmup = 3000 if when == "in the warm-up" else 0
+    options = {"num_steps": num_steps - warmup, "warmup": warmup, "thin": 3, "seed": 0, "strategy": strategy, "moments": True}
+    with pytest.warns(RuntimeWarning, match="were frozen"):
+        frozen = ef.sample(energy, sampler, x0, **options)
+    chain = 5 if when == "at once" else 3
+    at = int(frozen.stats.divergence_step[chain])
+    assert frozen.stats.diverged.sum() == 1
+    assert (at > 2000) == (when != "at once")
+    with pytest.warns(RuntimeWarning, match=f"chains {chain} diverged"):
+        stopped = ef.sample(energy, sampler, x0, on_divergence="stop", **options)
+    assert stopped.state.step == at + 1
+    assert stopped.num_steps == max(at + 1 - warmup, 0)
+    rows = stopped.num_steps // 3
+    assert torch.equal(stopped.samples, frozen.samples[:rows])
+    assert torch.equal(stopped.stats.energy, frozen.stats.energy[:rows])
+    assert torch.equal(stopped.stats.divergence_step, frozen.stats.divergence_step)
+    with pytest.warns(RuntimeWarning, match="were frozen"):
+        whole = ef.sample(energy, sampler, x0, **options | {"num_steps": stopped.num_steps, "warmup": min(warmup, at + 1)})
+    assert torch.equal(stopped.final, whole.final)
+    if not warmup:
+        torch.testing.assert_close(stopped.stats.mean, whole.stats.mean)
+        torch.testing.assert_close(stopped.stats.grad_norm, whole.stats.grad_norm)
+    # Those that diverged before do not stop a run again.
+    again = ef.sample(energy, ef.Langevin(0.01), num_steps=6, resume=stopped.state, on_divergence="stop")
+    assert again.num_steps == 6
+    assert int(again.stats.diverged.sum()) == 1
+
+
+def test_stop_sees_a_replica_diverge_beside_one_that_did_before(device):
+    energy, x0 = ef.energies.DoubleWell(1.0, 1.0, 1).to(device), torch.zeros(1, 1, device=device)
+    sampler = ef.ReplicaExchange(ef.Langevin(0.2), (1.0, 0.5), swap_every=10**6)
+    with pytest.warns(RuntimeWarning, match="were frozen"):
+        whole = ef.sample(energy, sampler, x0, num_steps=60, seed=1)
+    first, second = sorted(whole.state.extra["replica_divergence"].tolist())
+    assert 0 < first < second - 2
+    with pytest.warns(RuntimeWarning, match="were frozen"):
+        before = ef.sample(energy, sampler, x0, num_steps=first + 2, seed=1)
+    with pytest.warns(RuntimeWarning, match="stopped"):
+        after = ef.sample(energy, sampler, num_steps=100, resume=before.state, on_divergence="stop")
+    assert after.state.step == second + 1
 
 
 @pytest.mark.parametrize(

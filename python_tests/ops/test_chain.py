@@ -360,6 +360,7 @@ def test_the_stationary_law_of_a_long_run():
         ({"carried": True}, ValueError, "carried=True needs energy and grad"),
         ({"samples": torch.empty(3, 4, 2)}, ValueError, r"samples must be .*\(10, 4, 2\)"),
         ({"mean": torch.zeros(4, 2)}, ValueError, "mean and squares go together"),
+        ({"grad_clip": 1.0, "grad_clip_norm": 1.0}, ValueError, "not both"),
         ({"x": torch.zeros(4, 3)}, ValueError, "x must have events of 2 numbers .* got 3"),
         ({"x": torch.zeros(4, 2, dtype=torch.float64)}, TypeError, "x must have dtype float32"),
     ],
@@ -369,6 +370,24 @@ def test_bad_arguments_are_named(change, error, words):
     arguments = {"x": torch.zeros(4, 2), "transition": "hmc", "steps": 10, "step_size": 0.1, **change}
     with pytest.raises(error, match=words):
         chain_(arguments.pop("x"), target, arguments.pop("transition"), **arguments)
+
+
+def test_written_tensors_have_their_memory_to_themselves():
+    """Nothing is run, and x is as before."""
+    target, memory = descriptor("ring", 2, (), 1.0, 1.0), torch.ones(6, 4, 2)
+    x, options = memory[0], {"steps": 5, "seed": 0}
+    at, scale = torch.full((4,), 0.1), torch.ones(2)
+    for what, match in (
+        ({"samples": memory[:5]}, "samples overlaps x"), ({"grad": x}, "grad overlaps x"),
+        ({"step_size": at, "energy": at}, "step_size_at overlaps energy"),
+        ({"scale": scale, "mean": memory[1], "squares": memory[1]}, "squares overlaps mean"),
+        ({"scale": memory[2, 0], "mean": memory[1], "squares": memory[2]}, "scale overlaps squares"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            chain_(x, target, "hmc", **options | {"step_size": 0.1} | what)
+        assert bool((memory == 1).all())
+    chain_(x, target, "hmc", step_size=at, scale=scale, samples=memory[1:], **options)
+    assert torch.equal(memory[5], x)
 
 
 def test_descriptors_that_do_not_fit_are_refused():

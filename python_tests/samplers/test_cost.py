@@ -82,7 +82,8 @@ ROWS = {"ghmc": 100, "underdamped": 9, "noise first": 1, "replicas of mala": 8}
 @pytest.mark.parametrize("name", STEPS)
 def test_launches_of_a_step(name, monkeypatch):
     """Under the options that everybody uses: the fused passes of a step and no others, and a few more a recorded row."""
-    monkeypatch.setattr(keep, "INTERVAL", 1e9)  # no copy of the state for an interrupt, which time decides
+    for limit in ("INTERVAL", "TRUSTED"):  # no copy of the state for an interrupt and no length of chunks, which time decides
+        monkeypatch.setattr(keep, limit, 1e9)
     sampler, per_step = STEPS[name]
     seen = []
     for rows in (3, 7):

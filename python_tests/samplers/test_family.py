@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 from dataclasses import replace
 
@@ -167,6 +168,8 @@ def test_a_warmup_resumes_exactly(name, monkeypatch):
         signal.signal(signal.SIGINT, before)
     state = caught.value.run.state
     assert 0 < state.age < 200
+    for field, value in caught.value.run.stats.adapted.items():  # of the state that is returned, not of the moment
+        assert torch.equal(value, state.extra[field].view(-1)[: value.numel()].view(value.shape))  # of replicas the first chain's
     energy.stop = -1
     rest = ef.sample(energy, sampler, resume=state, num_steps=20)
     assert torch.equal(rest.samples, whole.samples)
@@ -193,6 +196,10 @@ def test_per_chain_adaptation_leaves_chains_alone_in_any_batch():
     part = ef.sample(bowl, sampler, start(8)[3:5], chain_offset=3, **options)
     torch.testing.assert_close(part.samples, whole.samples[:, 3:5], rtol=1e-4, atol=1e-5)
     assert whole.stats.adapted["step_size"].shape == (8,)
+    each = dataclasses.replace(sampler, step_size=torch.linspace(0.1, 0.4, 8))
+    whole = ef.sample(bowl, each, start(8), **options)
+    one = ef.sample(bowl, dataclasses.replace(each, step_size=each.step_size[3:4]), start(8)[3:4], chain_offset=3, **options)
+    torch.testing.assert_close(one.samples, whole.samples[:, 3:4], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["random walk", "mala", "hmc", "ghmc, diagonal", "underdamped", "replicas of hmc"])

@@ -42,6 +42,12 @@ def test_callable_schedules_are_looked_at():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             ef.sample(bowl, sampler, start(), num_steps=2)
+    ring = ef.energies.Ring()
+    for strategy in ("step", "fused"):
+        for change, message in (({"step_size": lambda age: -0.1}, "step_size must be finite and at least 0, got -0.1"),
+                                ({"noise_std": lambda age: float("nan")}, "noise_std must be finite")):  # fmt: skip
+            with pytest.raises(ValueError, match=message):
+                ef.langevin_(start(), ring, num_steps=3, strategy=strategy, **{"step_size": 0.1} | change)
     with pytest.raises(TypeError, match="step_size must be a number, got str"):
         ef.sample(bowl, ef.RandomWalkMetropolis(lambda age: "0.1"), start(), num_steps=2)
 
