@@ -139,14 +139,13 @@ def _parser() -> argparse.ArgumentParser:
         "--toys",
         type=_names,
         metavar="A,B",
-        help="some of 8gaussians,moons,spirals,checkerboard,pinwheel,rings; by default all, the first with every objective and "
-        "the others with a few",
+        help="some of 8gaussians,moons,spirals,checkerboard,pinwheel,rings; by default all",
     )
     compare.add_argument(
-        "--objectives", type=_names, metavar="A,B", help="such as pcd,dsm,nce,adance, for every toy"
+        "--objectives", type=_names, metavar="A,B", help="such as pcd,dsm,nce,adance; by default all"
     )
     compare.add_argument(
-        "--seconds", type=float, default=6.0, metavar="S", help="of CPU time to train for, each objective on each toy"
+        "--seconds", type=float, default=4.0, metavar="S", help="of CPU time to train for, each objective on each toy"
     )
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="output folder")
     compare.add_argument("--seed", type=int, default=0, metavar="S", help="governs everything random")

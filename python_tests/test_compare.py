@@ -6,7 +6,9 @@ import importlib
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,10 +18,11 @@ from ebm_fast.cli import main
 from ebm_fast.compare import METHODS, run
 from ebm_fast.compare import train as train_module
 from ebm_fast.compare.measure import Distance, Truth
-from ebm_fast.compare.methods import Problem, Setting
+from ebm_fast.compare.methods import NOT_APPLICABLE, Problem, Setting
 from ebm_fast.compare.pages import GOOD, why
-from ebm_fast.compare.train import Result, make_trainer
+from ebm_fast.compare.train import Result, make_trainer, train
 from ebm_fast.energies import GaussianMixture, MLPEnergy, from_log_prob
+from ebm_fast.objectives.saved import Saved
 from ebm_fast.training import TOYS, make_toy
 from ebm_fast.training.toys import EightGaussians
 
@@ -90,7 +93,7 @@ def test_every_objective_trains(name):
         toy = make_toy("rings")
         problem = Problem(toy, toy.sample(512, seed=seed), Setting(widths=(8, 8), batch_size=32, num_steps=3), seed)
         before = [p.clone() for p in problem.mlp.parameters()]
-        trainer = make_trainer(METHODS[name], problem, 6, lambda *_: None)
+        trainer = make_trainer(METHODS[name], problem, lambda iteration: iteration / 6)
         trainer.fit(6)
         after = list(problem.mlp.parameters())
         assert all(not torch.equal(a, b) for a, b in list(zip(after, before))[:-1])
@@ -100,12 +103,12 @@ def test_every_objective_trains(name):
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
-    """Of a comparison: two iterations on a small net, a distance on a coarse grid, small pictures."""
+    """Of a comparison: a small net, a distance on a coarse grid, small pictures."""
     small = Setting(widths=(8, 8), batch_size=32, num_data=512, num_steps=3, buffer_size=64)
     patch.setattr(run_module, "Setting", lambda: small)
     patch.setattr(run_module, "CELLS", 60)
     patch.setattr(run_module, "_PIXELS", 24)
-    for name, value in {"_WARM": 1, "_TIMED": 1, "_LEAST": 2, "_SHOWN": 40, "_CHAIN": 5}.items():
+    for name, value in {"_SHOWN": 40, "_CHAIN": 5}.items():
         patch.setattr(train_module, name, value)
 
 
@@ -116,11 +119,68 @@ def test_every_objective_has_its_row(tmp_path, monkeypatch):
     content = run(toys=["moons"], objectives=able, seconds=1e-6, out=tmp_path, progress=False)
     assert [result["objective"] for result in content["results"]] == able and len(able) >= len(METHODS) - 2
     for result in content["results"]:
-        assert (result["iterations"], result["failure"]) == (2, "") and math.isfinite(result["distance"]["kl"])
+        assert (result["iterations"], result["failure"]) == (1, "") and math.isfinite(result["distance"]["kl"])
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\w, -]+) \| [\d.]+ \| -?[\d.]+ \| -?[\d.]+ \|", page, flags=re.M)
     assert sorted(rows) == sorted(METHODS[name].title for name in able)
     assert (tmp_path / "moons.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("price", "iterations"),
+    [(lambda i: 0.01, 150), (lambda i: 0.07, 22), (lambda i: 0.01 + 0.09 * (i < 10), 60), (lambda i: 0.1 - 0.09 * (i < 50), 60)],
+)
+def test_budgets_are_equal(price, iterations, eight, monkeypatch):
+    """By a clock that every iteration moves by its price: two seconds are spent, half of one in the building, and the rate ends
+    at 0, also where prices change, which a plan from the first few iterations would not see."""
+    now, optimizers = [0.0], []
+    monkeypatch.setattr(train_module, "time", SimpleNamespace(process_time=lambda: now[0]))
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *args, **kwargs: optimizers.append(adam(*args, **kwargs)) or optimizers[-1])
+
+    class Priced(ef.NCE):
+        def __call__(self, batch):
+            now[0] += price(self.iteration)
+            return super().__call__(batch)
+
+    def build(problem):
+        now[0] += 0.5
+        return Priced(problem.energy, problem.noise(), log_z=problem.log_z, seed=0)
+
+    setting, told = Setting(widths=(8,), batch_size=32), []
+    result = train(
+        "8gaussians", replace(METHODS["nce"], build=build), eight, eight.toy.sample(512, seed=0), setting, seconds=2.0, seed=0,
+        window=torch.zeros(4, 2), progress=told.append,
+    )  # fmt: skip
+    assert result.iterations == pytest.approx(iterations, abs=1) and result.failure == ""
+    assert 2.0 - 1e-9 <= result.seconds <= 2.0 + price(result.iterations) + 1e-9
+    assert sum(told) == pytest.approx(2.0, abs=0.3)
+    assert optimizers[0].param_groups[0]["lr"] < 1e-9 * setting.learning_rate
+
+
+def test_every_objective_is_compared_or_named():
+    classes = {name: found for name in ef.objectives.__all__ if isinstance(found := getattr(ef.objectives, name), type)}
+    every = {name for name, found in classes.items() if issubclass(found, Saved)}
+    compared = {method.title.split(",")[0] for method in METHODS.values()}
+    assert compared | set(NOT_APPLICABLE) == every and not compared & set(NOT_APPLICABLE) and len(every) == 23
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_steps_of_chains_fit_the_toy(name):
+    """Chains on the true energy, from its draws, stay its draws but for the bias of the step: E[-log p] rises by at most 0.15
+    nats (Monte-Carlo error 0.02). The noise of a step of 0.01 alone is wider than an arm of the spirals or a pinwheel's blade."""
+    toy = make_toy(name)
+    energy, problem = from_log_prob(toy), Problem(toy, toy.sample(64, seed=0), Setting(widths=(8,)), 0)
+    start = toy.sample(2000, seed=1)
+
+    def rise(step: float) -> float:
+        ends = ef.sample(energy, ef.Langevin(step), start, num_steps=12, record=False, seed=2).final
+        return (energy(ends).mean() - energy(start).mean()).item()
+
+    assert rise(problem.langevin().step_size) < 0.15
+    assert min(problem.falling().step_size) == pytest.approx(problem.step_size)
+    if name in ("spirals", "pinwheel"):
+        assert rise(0.01) > 0.2
 
 
 @pytest.mark.parametrize(("name", "iterations"), [("pcd", 700), ("esm", 350), ("nce", 350), ("adance", 350)])
@@ -129,7 +189,7 @@ def test_objectives_learn_the_eight_gaussians(name, iterations, eight):
     torch.manual_seed(0)
     setting = Setting(widths=(48, 48), num_data=20_000)
     problem = Problem(eight.toy, eight.toy.sample(setting.num_data, seed=0), setting, 0)
-    trainer = make_trainer(METHODS[name], problem, iterations, lambda *_: None)
+    trainer = make_trainer(METHODS[name], problem, lambda iteration: iteration / iterations)
     trainer.fit(iterations)
     with trainer.ema.applied_to():
         found = eight.distance(problem.energy)
@@ -139,17 +199,23 @@ def test_objectives_learn_the_eight_gaussians(name, iterations, eight):
 
 
 def test_reasons_are_given_with_the_numbers():
-    def result(kl: float, weights: float) -> Result:
-        distance = Distance(kl, weights, kl - weights, 0.0, 0.0, 0.0, (0.02, 0.98))
-        return Result("moons", "ssm", 10, 1.0, distance, "", None, None)
+    """One paragraph for a cause, with every objective it holds for."""
 
-    assert why(result(GOOD / 2, 0.01), 2) == ""
-    told = why(result(0.73, 0.7), 2)
-    assert "0.73 nats" in told and "0.70 are the weights" in told and "0.02 to 0.98 where 0.50" in told
-    assert METHODS["ssm"].limit_weights in told and METHODS["ssm"].limit_shape not in told
-    assert METHODS["ssm"].limit_shape in why(result(0.73, 0.1), 2)
-    failed = Result("moons", "ssm", 10, 1.0, None, "not finite: loss", None, None)
-    assert why(failed, 2) == "SlicedScoreMatching ended after 10 iterations: not finite: loss."
+    def result(method: str, kl: float, weights: float) -> Result:
+        distance = Distance(kl, weights, kl - weights, 0.0, 0.0, 0.0, (0.02, 0.98))
+        return Result("moons", method, 10, 1.0, distance, "", None, None)
+
+    failed = Result("moons", "nce", 10, 1.0, None, "not finite: loss", None, None)
+    few = [result("ism", GOOD / 2, 0.01), result("ssm", 0.73, 0.7), result("esm", 0.73, 0.1)]
+    rows = [*few, failed, result("hutchinson", 0.5, 0.4)]
+    weights, shape, told = why(rows, 2)
+    assert weights == (
+        "SlicedScoreMatching 0.73 nats (0.70 the weights of the components, 0.02 to 0.98 where 0.50 is right, 0.03 the shape "
+        "within them); HutchinsonScoreMatching 0.50 nats (0.40 the weights of the components, 0.02 to 0.98 where 0.50 is right, "
+        f"0.10 the shape within them): {METHODS['ssm'].limit_weights}."
+    )
+    assert shape.startswith("ExplicitScoreMatching 0.73 nats (0.10 the weights") and METHODS["esm"].limit_shape in shape
+    assert told == "NCE ended after 10 iterations: not finite: loss."
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +234,11 @@ def test_the_page_has_every_table_and_picture(page):
         "8gaussians.png", "moons.png", "report.html", "report.md", "results.json",
     ]  # fmt: skip
     markdown = (page / "report.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## (\w+)", markdown, flags=re.M) == ["moons", "8gaussians", "Machine"]
+    assert re.findall(r"^## (\w+)", markdown, flags=re.M) == ["KL", "moons", "8gaussians", "Machine"]
+    assert re.findall(r"^\| (\w+) \| [\d.]+ \| [\d.]+ \|$", markdown, flags=re.M) == [
+        "NCE", "PersistentCD", "DenoisingScoreMatching",
+    ]  # fmt: skip
+    assert all(f"{name} ({what})" in markdown for name, what in NOT_APPLICABLE.items())
     assert re.findall(r"^\| (\w+) \| [\d.]+ \| -?[\d.]+ \| -?[\d.]+ \| \de-\d\d \|", markdown, flags=re.M) == [
         "NCE", "PersistentCD", "DenoisingScoreMatching",
     ] * 2  # fmt: skip
@@ -176,7 +246,7 @@ def test_the_page_has_every_table_and_picture(page):
     assert html.count("data:image/png;base64") == 2 and "<table>" in html
     results = json.loads((page / "results.json").read_text())
     assert results["quick"] and [r["objective"] for r in results["results"]] == ["nce", "pcd", "dsm"] * 2
-    assert all(r["iterations"] >= 2 and r["distance"]["kl"] > 0 for r in results["results"])
+    assert all(r["iterations"] >= 1 and r["distance"]["kl"] > 0 for r in results["results"])
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
@@ -185,13 +255,12 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
             return super().forward(x) * float("nan")
 
     make_small(monkeypatch)
-    make, made = train_module.make_trainer, []
+    make = train_module.make_trainer
 
-    def breaking(method, problem, iterations, callback):
-        if method.name == "nce" and len(made) == 1:  # the training, not the timing before it
+    def breaking(method, problem, *others):
+        if method.name == "nce":
             problem.mlp.__class__ = Broken
-        made.append(method)
-        return make(method, problem, iterations, callback)
+        return make(method, problem, *others)
 
     monkeypatch.setattr(train_module, "make_trainer", breaking)
     content = run(toys=["moons"], objectives=["nce", "dsm"], seconds=0.01, quick=True, out=tmp_path, progress=False)

@@ -15,7 +15,7 @@ from ebm_fast.training.toys import Toy
 
 from . import two_players
 
-SHORT_RUN, SHORT_STEP = 60, 0.03  # steps of a chain of short-run learning, and their size
+SHORT_RUN, SHORT_STEP = 60, 0.1  # steps of a chain of short-run learning, and the size of the first
 SIGMA = 0.1  # of denoising
 
 
@@ -34,6 +34,10 @@ class Setting:
     ema_decay: float = 0.99
     grad_clip: float = 10.0
     step_size: float = 0.01
+    """Of Langevin, where the toy is not too thin for it."""
+    step_share: float = 0.25
+    """Bound on the step as a share of the squared width of the toy. A step s adds noise of variance 2 s: from half of the squared
+    width on, chains are wider than the data whatever the energy, which then grows steeper without end."""
     num_steps: int = 20
     """Langevin steps in a training iteration, for objectives that sample."""
     buffer_size: int = 1024
@@ -65,9 +69,18 @@ class Problem:
     def precision(self) -> float:
         return self.setting.prior_std**-2
 
-    def langevin(self, step_size: float | None = None) -> ef.Langevin:
+    @property
+    def step_size(self) -> float:
+        return min(self.setting.step_size, self.setting.step_share * self.toy.width**2)
+
+    def langevin(self, step_size: tuple[float, ...] | None = None) -> ef.Langevin:
         """Chains on the network alone, so that they run in native code; the quadratic term is the sampler's prior."""
-        return ef.Langevin(step_size or self.setting.step_size, prior_precision=self.precision)
+        return ef.Langevin(step_size or self.step_size, prior_precision=self.precision)
+
+    def falling(self) -> ef.Langevin:
+        """Steps that fall geometrically over a short run: the first ones cross the plane, the last ones fit the toy."""
+        ratio = self.step_size / SHORT_STEP
+        return self.langevin(tuple(SHORT_STEP * ratio ** (i / (SHORT_RUN - 1)) for i in range(SHORT_RUN)))
 
     def buffer(self) -> ef.ReplayBuffer:
         """Chains that begin, and now and then begin anew, at data: from a wide Gaussian they arrive too slowly on thin shapes."""
@@ -100,6 +113,8 @@ class Method:
     """Why the shape within them may be wrong: said where most of it is within."""
     needs: str = ""
     """A package of the extra `flows`."""
+    rate: float = 1.0
+    """Of the learning rate that the others have: in a game that lives on the generator's samples the energy is the slower one."""
 
 
 _UNCONVERGED = "The network had not yet reached the shape in this time; more of it lowers this part"
@@ -148,12 +163,12 @@ _METHODS = (
     Method(
         "short_run", "ShortRunMLE", "short-run",
         lambda p: ef.ShortRunMLE(
-            p.mlp, p.langevin(SHORT_STEP), ("normal", p.setting.prior_std), num_steps=SHORT_RUN, seed=p.seed
+            p.mlp, p.falling(), ("normal", p.setting.prior_std), num_steps=SHORT_RUN, seed=p.seed
         ),
-        f"Each chain is {SHORT_RUN} steps from a wide Gaussian: that sampler is trained to give the data, and its energy is the "
-        "data's only as far as so many steps settle the weights",
-        f"Each chain is {SHORT_RUN} steps from a wide Gaussian: that sampler is trained to give the data, and its energy is the "
-        "data's only as far as so many steps converge",
+        f"Each chain is {SHORT_RUN} falling steps from a wide Gaussian: that sampler is trained to give the data, and its energy "
+        "is the data's only as far as so many steps settle the weights",
+        f"Each chain is {SHORT_RUN} falling steps from a wide Gaussian: that sampler is trained to give the data, and its energy "
+        "is the data's only as far as so many steps converge",
     ),
     _score(
         "esm", "ExplicitScoreMatching", "explicit SM",
@@ -202,7 +217,16 @@ _METHODS = (
     ),
     Method("fce", "FlowContrastive", "flow NCE", two_players.fce, _PLAYER_WEIGHTS, _PLAYER_SHAPE, "zuko"),
     Method("ace", "AdversarialContrastive", "adversarial", two_players.ace, _PLAYER_WEIGHTS, _PLAYER_SHAPE),
-    Method("variational", "VariationalMLE", "variational", two_players.variational, _VARIATIONAL, _VARIATIONAL, "zuko"),
+    Method("variational", "VariationalMLE", "variational", two_players.variational, _VARIATIONAL, _VARIATIONAL, "zuko", 0.25),
 )  # fmt: skip
 
 METHODS = {method.name: method for method in _METHODS}
+
+NOT_APPLICABLE = {
+    "NoiseConditionalScoreMatching": "a ladder of noised densities, by a network that takes the noise level too",
+    "DiffusionRecoveryLikelihood": "energies of a ladder, each of a state given the noisier one above it",
+    "LatentMLE": "a generator of states from latent variables, whose density is an integral without an energy on the plane",
+    "LatentEBM": "an energy of latent variables, the prior of such a generator",
+    "ImplicitVAE": "an encoder and a decoder, whose density is an integral as well",
+}
+"""Objectives that train something else than an energy of the plane, and what."""

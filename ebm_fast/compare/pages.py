@@ -1,4 +1,4 @@
-"""The page of a comparison: for each toy a table, a picture, and for each objective that falls short the reason."""
+"""The page of a comparison: KL of all, and for each toy a table, a picture, and why objectives fall short where they do."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 GOOD = 0.1
 """KL in nats up to which a density counts as learned."""
-COLUMNS = 6
-
-
+COLUMNS = 7
 SHOWN = 4.5
 """Half the width of the window that is drawn."""
 
@@ -44,8 +42,10 @@ def write_pages(
     report.paragraph(
         f"E(x) = f(x) + |x|²/(2·{setting['prior_std']:g}²) with the same network f everywhere, an MLP of widths "
         f"2-{'-'.join(map(str, setting['widths']))}-1, was trained by each objective for {content['seconds']:g} CPU seconds of "
-        f"{machine['cpu']}: {setting['num_data']:,} points, batches of {setting['batch_size']}, "
-        f"Adam with one learning rate and schedule, the averaged network judged (seed {content['seed']}). "
+        f"{machine['cpu']}, from the building of the objective (a flow, a buffer) to the last update: "
+        f"{setting['num_data']:,} points, batches of {setting['batch_size']}, "
+        "Adam with one learning rate that follows the time spent, the averaged network judged "
+        f"(seed {content['seed']}). Importing packages, measuring and drawing are not counted. "
         "KL is that of the truth p from the model q = exp(−E)/Z in nats, by quadrature on a grid over "
         f"[−{HALF_WIDTH:g}, {HALF_WIDTH:g}]² with Z on the same grid; the error is the difference that cells of three times the "
         "width make. Every point belongs to the toy's likeliest component, and the chain rule splits KL exactly: between the "
@@ -55,7 +55,16 @@ def write_pages(
         report.paragraph("A quick run, to see that everything works: its numbers mean nothing.")
     if content["left_out"]:
         report.paragraph(content["left_out"])
+    others = "; ".join(f"{name} ({what})" for name, what in content["not_applicable"].items())
+    slower = "; ".join(f"{m.title} at {m.rate:g} of it" for m in METHODS.values() if m.rate != 1.0)
+    report.paragraph(f"The learning rate is the same but for games in which the energy must be the slower player: {slower}.")
+    report.paragraph(f"Not compared, because they do not train an energy of the plane: {others}.")
     tables = []
+    if len(results) > 1:
+        report.heading("KL on every toy")
+        table = _overview(results)
+        report.table(*table)
+        tables.append(text_table(*table))
     for name, rows in results.items():
         report.heading(name)
         table = _table(rows)
@@ -70,30 +79,38 @@ def write_pages(
             "Langevin chains that began at a wide Gaussian and ran on the learned energy: where components lie apart, how many "
             "end in each tells where they began, and the density above what the model believes. One scale of colours.",
         )
-        for row in rows:
-            if reason := why(row, truths[name].toy.num_components):
-                report.paragraph(reason)
+        for reason in why(rows, truths[name].toy.num_components):
+            report.paragraph(reason)
     report.heading("Machine")
     report.table(("what", "value"), [(key.replace("_", " "), str(value)) for key, value in machine.items()])
     report.write(out)
     return "\n\n".join(tables)
 
 
-def why(result: Result, num_components: int) -> str:
-    """What was measured of an objective whose KL is above `GOOD`, and what about the objective explains it; empty for others."""
-    method, d = METHODS[result.method], result.distance
-    if d is None:
-        return f"{method.title} ended after {result.iterations:,} iterations: {result.failure}."
-    if d.kl < GOOD:
-        return ""
-    low, high, fair = min(d.shares), max(d.shares), 1.0 / num_components
-    part = "weights" if d.kl_weights > d.kl_shape else "shape"
-    return (
-        f"{method.title}: {d.kl:.2f} nats, of which {d.kl_weights:.2f} are the weights of the components, {low:.2f} to "
-        f"{high:.2f} where {fair:.2f} is right, and {d.kl_shape:.2f} the shape within them. "
-        + (method.limit_weights if part == "weights" else method.limit_shape)
-        + "."
-    )
+def why(rows: Sequence[Result], num_components: int) -> list[str]:
+    """For each cause of a KL above `GOOD` a paragraph: what was measured of the objectives it holds for, and what explains it."""
+    causes: dict[str, list[str]] = {}
+    for row in rows:
+        method, d = METHODS[row.method], row.distance
+        if d is None:
+            causes.setdefault(row.failure, []).append(f"{method.title} ended after {row.iterations:,} iterations")
+        elif d.kl >= GOOD:
+            told = f"{method.title} {d.kl:.2f} nats ({d.kl_weights:.2f} the weights of the components"
+            weights = d.kl_weights > d.kl_shape
+            if weights:
+                told += f", {min(d.shares):.2f} to {max(d.shares):.2f} where {1.0 / num_components:.2f} is right"
+            causes.setdefault(method.limit_weights if weights else method.limit_shape, []).append(
+                f"{told}, {d.kl_shape:.2f} the shape within them)"
+            )
+    return [f"{'; '.join(told)}: {cause}." for cause, told in causes.items()]
+
+
+def _overview(results: Mapping[str, Sequence[Result]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """KL of every objective on every toy."""
+    found = {(row.method, toy): row.distance for toy, rows in results.items() for row in rows}
+    names = dict.fromkeys(row.method for rows in results.values() for row in rows)
+    cells = {key: "—" if distance is None else f"{distance.kl:.3f}" for key, distance in found.items()}
+    return ("objective", *results), [(METHODS[name].title, *(cells[name, toy] for toy in results)) for name in names]
 
 
 def _table(rows: Sequence[Result]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -112,7 +129,7 @@ def _table(rows: Sequence[Result]) -> tuple[tuple[str, ...], list[tuple[str, ...
                 )
             ),
             f"{row.iterations:,}",
-            f"{row.seconds:.1f}",
+            f"{row.seconds:.2f}",
         )
         for row in rows
     ]
@@ -135,7 +152,7 @@ def _picture(truth: Truth, rows: Sequence[Result]) -> Figure:
     top = panels[0][1].max().item()
     columns = min(COLUMNS, len(panels))
     blocks = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(1.55 * columns, 3.35 * blocks), dpi=100, layout="constrained")
+    figure = Figure(figsize=(1.4 * columns, 3.05 * blocks), dpi=100, layout="constrained")
     axes = figure.subplots(2 * blocks, columns, squeeze=False)
     for number, (title, density, samples) in enumerate(panels):
         block, column = divmod(number, columns)

@@ -32,6 +32,11 @@ class Toy(NoiseModel):
         super().__init__()
         self.register_buffer("std", torch.tensor(float(std), dtype=torch.float64).to(torch.get_default_dtype()))
 
+    @property
+    def width(self) -> float:
+        """Standard deviation of a component across its thinnest direction, of which the steps of a chain must fall short."""
+        return self.std.item()
+
     def component_log_prob(self, x: Tensor) -> Tensor:  # (n, 2) -> (n, K)
         """log p_k(x) / K of every component k; their logsumexp is `log_prob`."""
         dtype = self._check(x, "x")
@@ -185,6 +190,10 @@ class Checkerboard(Toy):
         squares = [(-3.0 + 2.0 * i, -3.0 + 2.0 * j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
         self.register_buffer("centres", torch.tensor(squares, dtype=torch.float64))
 
+    @property
+    def width(self) -> float:
+        return math.sqrt(1.0 / 3.0 + self.std.item() ** 2)
+
     def _log_components(self, x: Tensor) -> Tensor:
         # Phi(b) - Phi(a) from the tail on the side of x, where the two do not cancel.
         r = (x.unsqueeze(1) - self.centres.to(x.dtype)).abs()
@@ -207,6 +216,11 @@ class Pinwheel(Toy):
 
     def __init__(self, std: float = 0.1) -> None:
         super().__init__(std)
+
+    @property
+    def width(self) -> float:
+        """Turning shears a blade by r exp(r) / 4, and so thins it; here at one standard deviation outside of its middle."""
+        return 2.0 * self.std.item() / math.hypot(1.0, 1.3 * math.exp(1.3) / 4.0)
 
     @staticmethod
     def _turned(f: Tensor, angle: Tensor) -> Tensor:
