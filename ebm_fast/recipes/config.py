@@ -79,6 +79,7 @@ class Loss:
         data_noise: standard deviation of noise on the data (cd, pcd, short_run, adance, adaptive_bregman;
             of images, drawn once, recovery).
         energy_l2: weight of the squares of the energies (cd, pcd, short_run, variational).
+        gradient_penalty: weight of the squared gradients at data and samples (the same, adance, adaptive_bregman).
         interval: iterations between two copies of the network (adance, adaptive_bregman).
         num_noise: noise samples for each datum (nce, cnce, ranking_nce, which shares them in the batch, bregman, ace).
         sigma: of the noise (dsm, cnce, the last level of ncsn), or about a generator's output, which ace learns.
@@ -88,6 +89,7 @@ class Loss:
 
     data_noise: float | None = None
     energy_l2: float | None = None
+    gradient_penalty: float = 0.0
     interval: int = 5
     num_noise: int = 4
     sigma: float | None = None

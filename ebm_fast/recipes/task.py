@@ -101,7 +101,7 @@ class Task:
         loss = self.config.loss
         return {
             "energy": self.net, "sampler": self.sampler(), "num_steps": self.config.chains.num_steps,
-            "data_noise": loss.data_noise, **self.counter,
+            "data_noise": loss.data_noise, "gradient_penalty": loss.gradient_penalty, **self.counter,
         }  # fmt: skip
 
     def buffer(self) -> ReplayBuffer:

@@ -57,8 +57,9 @@ class Variational(Task):
             generator, turns, weight = _generator(self), 1, 0.1
             self.blur(self.sigma)
         objective = ef.VariationalMLE(
-            self.energy, generator, energy_l2=self.energy_l2, entropy_weight=weight, **self.counter
-        )
+            self.energy, generator, energy_l2=self.energy_l2, gradient_penalty=self.config.loss.gradient_penalty,
+            entropy_weight=weight, **self.counter,
+        )  # fmt: skip
         self.player = objective.generator
         return alternating(self, objective, objective.generator_parameters(), steps=turns)
 

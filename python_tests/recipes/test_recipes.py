@@ -61,6 +61,12 @@ def test_the_lists_of_names_are_those_of_the_code():
     assert set(get_args(Data)) == {*IMAGES, *TOYS} and set(get_args(Objective)) == set(OBJECTIVES)
 
 
+def test_the_gradient_penalty_reaches_the_objectives_that_take_it():
+    for name in ("cd", "pcd", "short_run", "adance", "adaptive_bregman"):
+        config = parse("--objective", name, "--data", "moons", "--loss.gradient_penalty", 0.25)
+        assert recipes.build_trainer(config, torch.zeros(256, 2), None)[0].objective.gradient_penalty == 0.25
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
