@@ -67,7 +67,7 @@ endif
 	@touch $@
 
 # Threads that wait for each other spin; beside other jobs on the same cores that can cost ten times the work itself.
-demo test bench: export GOMP_SPINCOUNT ?= 30000
+demo test: export GOMP_SPINCOUNT ?= 30000
 
 demo: $(READY)
 	$(HOME_DIR)/bin/ebm-fast demo $(ARGS)

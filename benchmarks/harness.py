@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
 import random
 import re
 import statistics
@@ -20,10 +19,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-# Threads that wait for each other spin; beside other jobs on the same cores that can cost peers a hundred times the work itself.
-# (Read when torch is loaded: under pytest the Makefile says it.)
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 import torch
 

@@ -44,6 +44,8 @@ struct Workspace {
 };
 thread_local Workspace workspace, packing;
 
+constexpr int64_t LEAST_WORK = 8192;  // of a thread
+
 }  // namespace
 
 void chain_cpu(const ChainParams& c, int threads) {
@@ -59,10 +61,11 @@ void chain_cpu(const ChainParams& c, int threads) {
     bool failed = packed && !parameters;
     if (failed) throw std::bad_alloc();
     if (packed) (mlp ? mlp->pack : k.pack)(c, parameters);
-    // Multiply-adds of a tile: short calls of few chains stay on one thread. Packed parameters are read in each evaluation.
+    // Multiply-adds of a tile: what lasts but a few microseconds stays on one thread, since to wake another takes longer.
+    // Packed parameters are read in each evaluation.
     const int64_t evaluations = c.transition == TransitionKind::hmc ? c.leapfrogs : 1;
     const int64_t work = c.steps * evaluations * (groups ? (c.dim + 8 + packed) * groups : c.dim / lanes + 8);
-    const int64_t grain = work >= 512 ? 1 : (512 + work - 1) / work;
+    const int64_t grain = (LEAST_WORK + work - 1) / work;
     parallel_for(tiles, grain, 1, threads, [&](int64_t begin, int64_t end) {
         void* space = workspace.of(bytes);
         if (space) k.run(c, mlp, groups, parameters, begin, end, space);
