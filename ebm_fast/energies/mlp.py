@@ -106,10 +106,9 @@ class MLPEnergy(Summable, nn.Module):
                 reason = _not_plain(layer, sizes[number], sizes[number + 1])
                 if reason:
                     raise ValueError(f"layer {number} of the MLPEnergy {reason}, which native code does not know")
-                assert isinstance(layer, nn.Linear)
-                parts += [layer.weight.detach().reshape(-1), layer.bias.detach()]
+                parts += [layer.weight.reshape(-1), layer.bias]  # type: ignore[operator, list-item]
             slope = parts[0].new_full((1,), self.negative_slope)
-            parameters = torch.cat([slope, *parts]).to(torch.float32)
+            parameters = torch.cat([slope, *parts])
         integers = (ACTIVATIONS.index(self.activation), len(self.widths), *self.widths)
         return Descriptor("mlp", self.dim, integers, parameters, precision=self.precision)
 
@@ -120,6 +119,11 @@ class MLPEnergy(Summable, nn.Module):
 
 def _not_plain(layer: nn.Module, columns: int, rows: int) -> str:
     """What makes a layer another function than x W' + b of its own weight and bias; empty if nothing does."""
+    if type(layer) is nn.Linear and "forward" not in vars(layer) and not (layer._forward_hooks or layer._forward_pre_hooks):
+        own = layer._parameters  # looked at without the detours of nn.Module: this is done in each call
+        weight, bias = own.get("weight"), own.get("bias")
+        if weight is not None and bias is not None and weight.dtype is torch.float32 and weight.shape == (rows, columns):
+            return ""
     if not isinstance(layer, nn.Linear) or type(layer).forward is not nn.Linear.forward or "forward" in vars(layer):
         return f"is a {type(layer).__name__} and no plain Linear"
     if layer._forward_hooks or layer._forward_pre_hooks:
