@@ -101,12 +101,12 @@ class MLPEnergy(Summable, nn.Module):
         """
         sizes = (self.dim, *self.widths, 1)
         with torch.no_grad():
-            parts = []
+            parts: list[Any] = []
             for number, layer in enumerate(self.layers):
                 reason = _not_plain(layer, sizes[number], sizes[number + 1])
                 if reason:
                     raise ValueError(f"layer {number} of the MLPEnergy {reason}, which native code does not know")
-                parts += [layer.weight.reshape(-1), layer.bias]  # type: ignore[operator, list-item]
+                parts += [layer.weight.reshape(-1), layer.bias]  # type: ignore[operator]
             slope = parts[0].new_full((1,), self.negative_slope)
             parameters = torch.cat([slope, *parts])
         integers = (ACTIVATIONS.index(self.activation), len(self.widths), *self.widths)
