@@ -70,6 +70,10 @@ def test_wrong_widths_are_wrong_shapes(eight):
 def test_what_lies_outside_and_how_coarse_the_grid_is(eight):
     flat = eight.distance(lambda x: 0.0 * x[:, 0])
     assert flat.outside == pytest.approx((48.0**2 - 16.0**2) / 16.0**2, rel=1e-5)
+    assert flat.log_z == pytest.approx(math.log(48.0**2), rel=1e-5)  # of all that was looked at
+    half = eight.distance(lambda x: torch.where(x.abs().amax(1) > 8.0, math.log(48.0**2 - 16.0**2), -eight.toy.log_prob(x)))
+    assert half.outside == pytest.approx(1.0, rel=1e-4) and half.kl == pytest.approx(math.log(2.0), abs=1e-4)
+    assert half.kl_weights == pytest.approx(half.kl, abs=1e-4) and half.grid_error < 1e-3
     assert eight.distance(from_log_prob(EightGaussians(std=0.03))).grid_error > 0.01  # peaks half as wide as a cell
     with pytest.raises(ValueError, match="cells"):
         Truth.of(eight.toy, cells=256)

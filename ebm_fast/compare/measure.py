@@ -23,7 +23,8 @@ class Distance:
     kl: float
     """KL(p || q) = sum of the two parts."""
     kl_weights: float
-    """Between the shares of the toy's components: every point of the plane belongs to its likeliest component."""
+    """Between the shares of the toy's components: every point of the window belongs to its likeliest component; what q has
+    beyond the window is a share of its own, of which p has nothing."""
     kl_shape: float
     """Between the densities within the components, by their true shares."""
     grid_error: float
@@ -32,7 +33,7 @@ class Distance:
     """Mass that q has beyond the window, as a share of that within; p has none that float32 could tell."""
     log_z: float
     shares: tuple[float, ...]
-    """q of each component; 1 / K each is the truth."""
+    """q of each component within the window; 1 / K each is the truth."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ class Truth:
             FloatingPointError: an energy that is not a number.
         """
         log_f = -energies_at(energy, self.points)
-        log_z = log_f.logsumexp(0).item() + math.log(self.area)
+        within = log_f.logsumexp(0).item() + math.log(self.area)
+        outside = _outside(energy, within)
+        log_z = within + math.log1p(outside)
         log_q = log_f - log_z
         k = self.toy.num_components
         p, q = (log.exp() * self.area for log in (self.log_p, log_q))
@@ -74,8 +77,8 @@ class Truth:
             kl=kl,
             kl_weights=weights,
             kl_shape=kl - weights,
-            grid_error=abs(kl - self._coarse_kl(log_f)),
-            outside=_outside(energy, log_z),
+            grid_error=abs(kl - self._coarse_kl(log_f) - math.log1p(outside)),
+            outside=outside,
             log_z=log_z,
             shares=tuple(q_k.tolist()),
         )

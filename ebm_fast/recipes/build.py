@@ -86,9 +86,9 @@ def device(config: Config) -> torch.device:
 
 
 OBJECTIVES: dict[str, Callable[[Any], Any]] = {
-    "cd": lambda t: ef.ContrastiveDivergence(energy_l2=t.energy_l2, **t.sampling()),
-    "pcd": lambda t: ef.PersistentCD(buffer=t.buffer(), energy_l2=t.energy_l2, **t.sampling()),
-    "short_run": lambda t: ef.ShortRunMLE(init=t.init(), energy_l2=t.energy_l2, **t.sampling()),
+    "cd": lambda t: ef.ContrastiveDivergence(**t.sampling()),
+    "pcd": lambda t: ef.PersistentCD(buffer=t.buffer(), **t.sampling()),
+    "short_run": lambda t: ef.ShortRunMLE(init=t.init(), **t.sampling()),
     "adance": lambda t: ef.AdaptiveNCE(buffer=t.buffer(), interval=t.config.loss.interval, **t.sampling()),
     "adaptive_bregman": lambda t: ef.AdaptiveBregman(
         buffer=t.buffer(), interval=t.config.loss.interval, generator=t.config.loss.generator, **t.sampling()

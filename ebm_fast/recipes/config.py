@@ -78,8 +78,8 @@ class Loss:
     Args:
         data_noise: standard deviation of noise on the data (cd, pcd, short_run, adance, adaptive_bregman;
             of images, drawn once, recovery).
-        energy_l2: weight of the squares of the energies (cd, pcd, short_run, variational).
-        gradient_penalty: weight of the squared gradients at data and samples (the same, adance, adaptive_bregman).
+        energy_l2: weight of the squares of the energies (cd, pcd, short_run, adance, adaptive_bregman, variational).
+        gradient_penalty: weight of the squared gradients at data and samples (the same).
         interval: iterations between two copies of the network (adance, adaptive_bregman).
         num_noise: noise samples for each datum (nce, cnce, ranking_nce, which shares them in the batch, bregman, ace).
         sigma: of the noise (dsm, cnce, the last level of ncsn), or about a generator's output, which ace learns.
@@ -104,7 +104,7 @@ class Optimizer:
     Args:
         batch_size: rows of data.
         learning_rate: its peak, a tenth of it for the prior of latent_ebm; constant for a second player (fce, ace, variational,
-            implicit_vae).
+            implicit_vae). On the plane variational takes half of it for the energy and five times as much for its flow.
         beta1: of Adam.
         beta2: of Adam.
         warmup: iterations.
@@ -200,6 +200,10 @@ class Config:
         if not 0.0 < self.network.prior_std < math.inf:
             raise ValueError(f"network.prior_std: expected a finite number above 0, got {self.network.prior_std}")
 
+        for name in ("energy_l2", "gradient_penalty"):
+            if getattr(self.loss, name) and self.objective not in _PENALISED:
+                raise ValueError(f"loss.{name}: expected 0 with {self.objective}, which has no such term, got "
+                                 f"{getattr(self.loss, name)}; {', '.join(_PENALISED)} have it")  # fmt: skip
         if not self.monitor.max_rollbacks and self.monitor != Monitor():
             raise ValueError("monitor.max_rollbacks: expected at least 1 beside other settings of the monitor, got 0")
 
@@ -214,6 +218,7 @@ class Config:
         return replace(self, **parts)
 
 
+_PENALISED = ("cd", "pcd", "short_run", "adance", "adaptive_bregman", "variational")
 _DRAWN = {"num_samples": 100, "num_steps": 200, "denoising_steps": 20}
 _PLANE: dict[str, dict[str, Any]] = {
     "network": {"channels": (), "hidden": (64, 64, 64), "activation": "tanh", "latent_dim": 2},

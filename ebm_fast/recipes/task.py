@@ -33,6 +33,11 @@ class Task:
         self.config, self.event, self.rank = config, data.shape[1:], rank
         self.real = self.data = data
         self.on_plane = data.dim() == 2
+        smooth = ("silu", "tanh", "softplus")
+        if self.on_plane and config.network.activation not in smooth:
+            raise ValueError(
+                f"network.activation: expected one of {', '.join(smooth)} on the plane, got {config.network.activation!r}"
+            )
         first = rank.offset(config.optimizer.batch_size, "batch_size")
         self.counter: dict[str, Any] = {"seed": config.seed, "chain_offset": first}
         self.net = self.network().to(data.device)
@@ -93,7 +98,7 @@ class Task:
         return ef.Langevin(self.step_size, chains.noise_std, clamp=clamp, prior_precision=self.precision)
 
     def init(self) -> tuple[Any, ...]:
-        """Where chains begin."""
+        """Where chains begin that are not to begin at data."""
         return ("normal", self.config.network.prior_std) if self.on_plane else ("uniform", -1.0, 1.0)
 
     def sampling(self) -> dict[str, Any]:
@@ -101,7 +106,7 @@ class Task:
         loss = self.config.loss
         return {
             "energy": self.net, "sampler": self.sampler(), "num_steps": self.config.chains.num_steps,
-            "data_noise": loss.data_noise, "gradient_penalty": loss.gradient_penalty, **self.counter,
+            "data_noise": loss.data_noise, "energy_l2": self.energy_l2, "gradient_penalty": loss.gradient_penalty, **self.counter,
         }  # fmt: skip
 
     def buffer(self) -> ReplayBuffer:
@@ -109,8 +114,10 @@ class Task:
         assert batch is not None
         if chains.buffer_size < batch:
             raise ValueError(f"chains.buffer_size: expected at least the batch of {batch}, got {chains.buffer_size}")
+        # From a wide Gaussian chains arrive too slowly on the plane: the energy would grow walls about the outline of the data.
+        init = self.data if self.on_plane else self.init()
         return ReplayBuffer(
-            self.rank.share(chains.buffer_size, "buffer_size"), self.event, init=self.init(),
+            self.rank.share(chains.buffer_size, "buffer_size"), self.event, init=init,
             rejuvenation=chains.rejuvenation, device=self.data.device, seed=self.config.seed,
             chain_offset=self.rank.offset(chains.buffer_size),
         )  # fmt: skip

@@ -17,10 +17,11 @@ from stopped import stopped_at
 import ebm_fast as ef
 from ebm_fast import recipes
 from ebm_fast.cli import main
+from ebm_fast.compare.measure import Truth
 from ebm_fast.recipes.build import OBJECTIVES, training_data
 from ebm_fast.recipes.config import IMAGES, Data, Objective
 from ebm_fast.recipes.sampling import from_noise
-from ebm_fast.training import TOYS, latest_checkpoint, load_checkpoint
+from ebm_fast.training import TOYS, latest_checkpoint, load_checkpoint, make_toy
 
 pytest.importorskip("jsonargparse", minversion="4.49")  # of the extra `train`; a system python may lack it
 
@@ -65,6 +66,8 @@ def test_the_gradient_penalty_reaches_the_objectives_that_take_it():
     for name in ("cd", "pcd", "short_run", "adance", "adaptive_bregman"):
         config = parse("--objective", name, "--data", "moons", "--loss.gradient_penalty", 0.25)
         assert recipes.build_trainer(config, torch.zeros(256, 2), None)[0].objective.gradient_penalty == 0.25
+        config = parse("--objective", name, "--data", "moons", "--loss.energy_l2", 0.5)
+        assert recipes.build_trainer(config, torch.zeros(256, 2), None)[0].objective.energy_l2 == 0.5
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,9 @@ def test_the_gradient_penalty_reaches_the_objectives_that_take_it():
         (["--sampling.num_samples", "0"], ["sampling.num_samples", "at least 1", "0"]),
         (["--sampling.num_steps", "-1"], ["sampling.num_steps", "at least 0", "-1"]),
         (["--sampling.denoising_steps", "-1"], ["sampling.denoising_steps", "at least 0", "-1"]),
+        (["--data", "moons", "--network.activation", "relu"], ["network.activation", "silu, tanh, softplus", "relu"]),
+        (["--objective", "dsm", "--loss.gradient_penalty", "0.1"], ["loss.gradient_penalty", "dsm", "cd, pcd"]),
+        (["--objective", "nce", "--loss.energy_l2", "0.1"], ["loss.energy_l2", "nce"]),
         (["--device", "gpu"], ["device", "cpu, cuda or cuda:N", "gpu"]),
         (["--device", "mps"], ["device", "cpu, cuda or cuda:N", "mps"]),
         (["--device", "cuda:77"], ["device", "PyTorch sees", "cuda:77"]),
@@ -248,6 +254,15 @@ def test_every_objective_trains_resumes_and_draws_on_points_and_images(tmp_path,
         if data == "rings":
             energies = task.density(samples)
             assert energies.shape == (9,) and energies.isfinite().all()
+
+
+def test_the_first_command_of_the_docs_learns():
+    """Persistent chains on eight Gaussians by the defaults, 300 iterations: KL 0.5; with chains that begin at a wide Gaussian 1.4."""
+    config = parse("--data", "8gaussians", "--objective", "pcd", "--iterations", 300, "--threads", 1)
+    trainer, task = recipes.build_trainer(config, training_data(config), None, progress=False)
+    trainer.fit(300)
+    with trainer.ema.applied_to():
+        assert Truth.of(make_toy("8gaussians"), cells=240).distance(task.energy).kl < 0.9
 
 
 def test_cifar_is_read_by_the_command_without_its_test_file(tmp_path, small):
