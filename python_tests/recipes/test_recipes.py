@@ -257,7 +257,7 @@ def test_every_objective_trains_resumes_and_draws_on_points_and_images(tmp_path,
 
 
 def test_the_first_command_of_the_docs_learns():
-    """Persistent chains on eight Gaussians by the defaults, 300 iterations: KL 0.5; with chains that begin at a wide Gaussian 1.4."""
+    """Persistent chains on eight Gaussians, 300 iterations: KL 0.5; with chains that begin at a wide Gaussian 1.4."""
     config = parse("--data", "8gaussians", "--objective", "pcd", "--iterations", 300, "--threads", 1)
     trainer, task = recipes.build_trainer(config, training_data(config), None, progress=False)
     trainer.fit(300)
