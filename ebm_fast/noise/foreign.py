@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +28,16 @@ def torch_seeded(seed: int) -> Iterator[None]:
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Draws and densities keep their digits under autocast: both are constants of the losses, and cheap beside an energy."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 
@@ -88,7 +98,8 @@ class Foreign(NoiseModel):
         return noise
 
     def log_prob(self, x: Tensor) -> Tensor:  # (n, *event) -> (n,)
-        return one_number_a_state(self._object().log_prob(x), x, "noise: expected log_prob to return")
+        with no_autocast():
+            return one_number_a_state(self._object().log_prob(x), x, "noise: expected log_prob to return")
 
     def sample(
         self, n: int, *, seed: int | None = None, step: int = 0, chain_offset: int = 0
@@ -99,7 +110,7 @@ class Foreign(NoiseModel):
         """n states, and their log densities where these come along."""
         noise = self._object()
         shape = (n,) if isinstance(noise, Distribution) else n
-        with torch.no_grad(), nullcontext() if seed is None else torch_seeded(seed):
+        with torch.no_grad(), no_autocast(), nullcontext() if seed is None else torch_seeded(seed):
             drawn = noise.sample(shape)
         drawn, log_p = drawn if isinstance(drawn, tuple) and len(drawn) == 2 else (drawn, None)
         if not isinstance(drawn, Tensor) or drawn.ndim == 0 or len(drawn) != n:

@@ -118,5 +118,6 @@ class Gaussian(NoiseModel):
         mean = self.mean.to(out.dtype)
         if not self._full:
             return torch.addcmul(mean, out, self.std.to(out.dtype), out=out)
-        drawn = torch.addmm(mean.flatten(), out.flatten(1), self.scale_tril.to(out.dtype).T)
+        with torch.autocast(out.device.type, enabled=False):  # on, it rounds the product to bfloat16
+            drawn = torch.addmm(mean.flatten(), out.flatten(1), self.scale_tril.to(out.dtype).T)
         return out.copy_(drawn.view_as(out))

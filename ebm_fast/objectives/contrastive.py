@@ -14,7 +14,7 @@ from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.objectives.improved import differentiable_last_step, frozen_energy, nearest_neighbour_entropy
 from ebm_fast.objectives.initial import Init, InitialStates
 from ebm_fast.objectives.numerics import wide
-from ebm_fast.objectives.penalty import squared_gradient_norm
+from ebm_fast.objectives.penalty import squared_gradient_norm, valued_without_grad
 from ebm_fast.objectives.saved import Saved
 from ebm_fast.ops import checks
 from ebm_fast.samplers import Langevin
@@ -74,7 +74,8 @@ class ContrastiveDivergence(Saved):
 
     `energy_l2`: weight of E^2 on data and samples. `gradient_penalty`: weight of ||grad_x E||^2 there, E differentiable
     twice (`squared_gradient_norm`). `data_noise`: standard deviation of Gaussian noise added to the data. `kl_weight`:
-    weight of E_frozen(x_K(theta)), the KL term that CD drops, differentiated through the last Langevin step;
+    weight of E_frozen(x_K(theta)), the KL term that CD drops, differentiated through the last Langevin step, E with the
+    sampler's prior p |x|^2 / 2 if it has one;
     `entropy_weight`: weight of minus the mean log nearest-neighbour distance of the same samples (both: Du, Li,
     Tenenbaum, Mordatch 2021; they need a module as energy and Langevin without momentum or schedule).
     A non-finite batch, chain or energy raises FloatingPointError naming it; on CUDA this comes an iteration or so
@@ -139,6 +140,7 @@ class ContrastiveDivergence(Saved):
         self.iteration = 0
         self._require_finite = FiniteCheck(check)
 
+    @valued_without_grad
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         data, y = _split(batch)
         n = len(data)
@@ -176,7 +178,10 @@ class ContrastiveDivergence(Saved):
             penalty = at_data.mean() + at_samples.mean()
             loss, metrics["gradient_penalty"] = loss + self.gradient_penalty * penalty, penalty.detach()
         if self.kl_weight:
-            kl = frozen_energy(bare(self.energy), last, condition).mean()
+            kl = frozen_energy(bare(self.energy), last, condition)
+            if self.sampler.prior_precision:  # a part of the model's energy, as the chains see it
+                kl = kl + 0.5 * self.sampler.prior_precision * wide(last).flatten(1).square().sum(1)
+            kl = kl.mean()
             loss, metrics["kl"] = loss + self.kl_weight * kl, kl.detach()
         if self.entropy_weight:
             entropy = nearest_neighbour_entropy(last)

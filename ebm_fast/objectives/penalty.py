@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,3 +26,20 @@ def squared_gradient_norm(energies: Tensor, x: Tensor) -> Tensor:  # (n,), (n, *
     if gradient is None:
         raise ValueError("energies: expected E(x) of this x, got energies that do not depend on it")
     return wide(gradient).flatten(1).square().sum(1)
+
+
+def valued_without_grad(call: Callable[..., Any]) -> Callable[..., Any]:
+    """An objective's call with a value under torch.no_grad() too, where terms of its loss hold gradients of the energy.
+
+    Autograd is then on inside, and the loss comes out detached: that of a call with gradients, to the bit.
+    """
+
+    @wraps(call)
+    def valued(self: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        if torch.is_grad_enabled() or not (self.gradient_penalty or getattr(self, "improved", False)):
+            return call(self, batch)
+        with torch.enable_grad():
+            loss, metrics = call(self, batch)
+        return loss.detach(), metrics
+
+    return valued

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebm_fast.objectives.contrastive import Batch, contrastive_divergence_loss
 from ebm_fast.objectives.numerics import wide
-from ebm_fast.objectives.penalty import squared_gradient_norm
+from ebm_fast.objectives.penalty import squared_gradient_norm, valued_without_grad
 from ebm_fast.objectives.two_player import TwoPlayerObjective, states_alone
 from ebm_fast.ops import checks
 
@@ -103,6 +103,7 @@ class VariationalMLE(TwoPlayerObjective):
                 "flow, or ask for an estimate with entropy='nearest_neighbour'"
             )
 
+    @valued_without_grad
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         data = states_alone(batch)
         n, m = len(data), len(data) * self.num_noise

@@ -48,6 +48,7 @@ class Alternating:
             averaged = distributed.in_parallel(self.objective)
             distributed.average_gradients(p for p in held_by([self.optimizer]) if id(p) not in averaged)
             self.optimizer.step()
+            torch.clear_autocast_cache()  # of the weights before the step, which would serve until the autocast block ends
             named = {name if name.startswith(self._prefix) else self._prefix + name: t for name, t in told.items()}
             self._told = {self._loss: loss.detach(), **named}
         loss, metrics = self.objective(batch)

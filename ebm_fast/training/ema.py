@@ -51,6 +51,7 @@ class EMA:
         kept = [p.clone() for p in parameters]
         torch._foreach_copy_(parameters, averages)
         torch._foreach_copy_(averages, kept)
+        torch.clear_autocast_cache()  # of the weights before, within an autocast block
 
     @contextmanager
     def applied_to(self, module: nn.Module | None = None) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -30,7 +31,7 @@ class DivergenceMonitor:
 
     Args:
         max_rollbacks: how many there may be in a run; the next one ends it with a FloatingPointError that tells why.
-        learning_rate_factor: what each roll-back multiplies the learning rate by, in (0, 1].
+        learning_rate_factor: what each roll-back multiplies the learning rate by, in (0, 1], and its schedule's bounds with it.
         bounds: name of a metric -> (low, high), such as {"gap": (-100, 100), "diverged": (0, 0.1)}.
         spread: how many widths beyond the range of the last `window` iterations count as far out, a width being that range or
             1, whichever is larger (a nat, which no energy starts from); infinity switches this test off.
@@ -132,11 +133,9 @@ class DivergenceMonitor:
         factor = self.learning_rate_factor ** (count - self.num_rollbacks)
         optimizers = [optimizer, *getattr(objective, "optimizers", ())]  # of two players: of each
         for group in (group for each in optimizers for group in each.param_groups):
-            group["lr"] = group["lr"] * factor  # a new tensor where the rate is one
-            if "initial_lr" in group:
-                group["initial_lr"] *= factor
-        if hasattr(scheduler, "base_lrs"):
-            scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+            scale_rates(group, factor)
+        for part in _schedules(scheduler):
+            scale_rates(getattr(part, "__dict__", {}), factor)
         reseed(objective, count)
         self.num_rollbacks = count
 
@@ -151,6 +150,28 @@ class DivergenceMonitor:
         self.num_rollbacks = int(state["num_rollbacks"])
         self.history = [tuple(entry) for entry in state["history"]]
         self._recent = {name: deque(values, maxlen=self.window) for name, values in state["recent"].items()}
+
+
+def scale_rates(settings: dict[str, Any], factor: float) -> None:
+    """Multiply every learning rate of an optimiser's group or of a schedule: what is named lr, ..._lr, ..._lrs or eta_min.
+
+    PyTorch's schedules keep bounds and starts of the rate under such names (initial_lr, max_lr, base_lrs, min_lrs, swa_lr); one
+    that is left out would bring the old rate back.
+    """
+    for name, value in settings.items():
+        if not re.fullmatch(r"(.*_)?lrs?|eta_min", name):
+            continue
+        if isinstance(value, list | tuple):
+            settings[name] = type(value)(rate * factor for rate in value)
+        elif isinstance(value, int | float | Tensor):
+            settings[name] = value * factor  # a new tensor where the rate is one
+
+
+def _schedules(scheduler: Any) -> list[Any]:
+    """A schedule and those it is made of, as SequentialLR and ChainedScheduler are."""
+    if scheduler is None:
+        return []
+    return [scheduler, *(part for each in getattr(scheduler, "_schedulers", ()) for part in _schedules(each))]
 
 
 def reseed(objective: Any, count: int) -> None:

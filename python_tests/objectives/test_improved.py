@@ -121,3 +121,22 @@ def test_the_terms_enter_the_loss_with_their_signs():
     torch.testing.assert_close(metrics["kl"], metrics["energy_samples"])
     single, _ = ContrastiveDivergence(Quartic(), sampler, num_steps=1, kl_weight=0.5)(data)
     assert single.isfinite()
+
+
+def test_a_prior_in_the_sampler_or_in_the_energy_is_one_model():
+    """p |x|^2 / 2 as `prior_precision` or within E: the same terms, and the same gradient of the network, in float64."""
+
+    class WithPrior(Quartic):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 0.35 * x.square().sum(1)
+
+    data, found = torch.randn(32, 3, dtype=torch.float64), []
+    for energy, options in ((Quartic(), {"prior_precision": 0.7}), (WithPrior(), {})):
+        energy, sampler = energy.double(), Langevin(step_size=0.05, **options)
+        objective = ContrastiveDivergence(energy, sampler, num_steps=3, kl_weight=0.5, entropy_weight=0.2, seed=0)
+        loss, metrics = objective(data)
+        found.append((torch.stack(torch.autograd.grad(loss, [energy.a, energy.b])), metrics))
+    (in_sampler, ours), (in_energy, truth) = found
+    torch.testing.assert_close(in_sampler, in_energy, rtol=1e-10, atol=1e-12)
+    for name in ("kl", "entropy"):
+        torch.testing.assert_close(ours[name], truth[name], rtol=1e-10, atol=1e-12)

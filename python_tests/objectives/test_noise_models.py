@@ -321,3 +321,15 @@ def test_flows_of_zuko():
     loss.backward()
     assert all(p.grad is None for p in flow.parameters()), "static noise collects no gradient"
     assert energy.means.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", list(plane_models()))
+def test_autocast_rounds_neither_draws_nor_densities(name):
+    model = as_noise(MultivariateNormal(torch.zeros(2), torch.eye(2))) if name == "foreign" else plane_models()[name].float()
+    wanted = model.sample_(torch.empty(64, 2), seed=1)
+    with torch.autocast(wanted.device.type, torch.bfloat16):
+        drawn = model.sample_(torch.empty(64, 2), seed=1)
+        assert torch.equal(drawn, wanted)
+        assert not torch.equal(drawn, drawn.bfloat16().float())
+        densities = model.log_prob(drawn)
+    assert torch.equal(densities, model.log_prob(wanted))

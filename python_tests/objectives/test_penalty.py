@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from every_objective import EVERY, make
 from quadrature import Quadratic
 from torch import Tensor, nn
 
@@ -16,6 +17,8 @@ from ebm_fast.objectives import players, squared_gradient_norm
 F64 = torch.float64
 LANGEVIN = ef.Langevin(step_size=0.05)
 WEIGHT = 0.3
+DATA = torch.randn(16, 2, generator=torch.Generator("cpu").manual_seed(0))
+PENALISED = ("ContrastiveDivergence", "PersistentCD", "ShortRunMLE", "AdaptiveNCE", "AdaptiveBregman", "VariationalMLE")
 
 
 def buffer() -> ef.ReplayBuffer:
@@ -86,6 +89,25 @@ def test_it_enters_the_objective_at_data_and_samples(name):
     slopes = torch.autograd.grad(WEIGHT * wanted, list(net[:3:2].parameters())[:-1])
     torch.testing.assert_close(found[1][1] - found[0][1], torch.cat([g.flatten() for g in slopes]), rtol=1e-9, atol=1e-12)
     assert (torch.cat([g.flatten() for g in slopes]).abs() > 0.01).any(), "power"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_objective_has_a_value_without_gradients(name):
+    """A look at validation data under no_grad: the loss and metrics of a training iteration, to the bit, and no graph."""
+    terms = [{"gradient_penalty": WEIGHT}] * (name in PENALISED)
+    terms += [{"kl_weight": 0.2}, {"entropy_weight": 0.1}] * (name in PENALISED[:3])
+    for options in [{}, EVERY[name][1], *terms]:
+        found = []
+        for grad in (True, False):
+            torch.manual_seed(0)
+            objective = make(name, **options)
+            with torch.set_grad_enabled(grad):
+                for _ in range(2):
+                    loss, metrics = objective(DATA.to(torch.get_default_device()))
+            assert loss.requires_grad == grad
+            assert not any(m.requires_grad for m in metrics.values())
+            found.append((loss.detach(), metrics))
+        torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "silu", "softplus", "gelu", "leaky_relu", "bfloat16"])

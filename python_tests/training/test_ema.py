@@ -62,6 +62,18 @@ def test_applied_to_swaps_in_place_and_back_even_after_an_error():
         assert torch.equal(a, average[name])
 
 
+def test_within_an_autocast_block_the_averaged_weights_are_read():
+    module = nn.Linear(3, 4)
+    ema, x = EMA(module), torch.ones(2, 3)
+    perturb(module, 1)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        present = module(x)
+        with ema.applied_to():
+            averaged = module(x)
+        again = module(x)
+    assert torch.equal(present, again) and not torch.equal(present, averaged)
+
+
 def test_state_round_trip_continues_bit_for_bit():
     module = net()
     ema = EMA(module)

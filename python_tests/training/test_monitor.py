@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.optim import lr_scheduler as schedules
 
 import ebm_fast as ef
 from ebm_fast.energies import MLPEnergy
@@ -163,6 +164,42 @@ def test_schedules_are_scaled_with_the_rate():
     run.fit(10)
     assert [entry[:2] for entry in monitor.history] == [(8, 5)]
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 1e-2 / 11)
+
+
+SCHEDULES = {
+    "plateau": lambda o: schedules.ReduceLROnPlateau(o, factor=0.5, patience=2, min_lr=2e-3),
+    "one cycle": lambda o: schedules.OneCycleLR(o, 1e-2, total_steps=30),
+    "sequence of a line and a cosine": lambda o: schedules.SequentialLR(
+        o, [schedules.LinearLR(o, 0.1, 1.0, 5), schedules.CosineAnnealingLR(o, 20, eta_min=1e-3)], [5]
+    ),
+    "sequence of functions": lambda o: schedules.SequentialLR(
+        o, [schedules.LambdaLR(o, lambda i: (i + 1) / 6), schedules.LambdaLR(o, lambda i: 1 / (i + 1))], [5]
+    ),
+    "chained": lambda o: schedules.ChainedScheduler([schedules.LinearLR(o, 0.1, 1.0, 5), schedules.ExponentialLR(o, 0.95)]),
+    "cyclic": lambda o: schedules.CyclicLR(o, 1e-3, 1e-2, step_size_up=3, cycle_momentum=False),
+    "restarts": lambda o: schedules.CosineAnnealingWarmRestarts(o, 7, eta_min=1e-3),
+    "steps": lambda o: schedules.StepLR(o, 4, 0.5),
+    "average": lambda o: torch.optim.swa_utils.SWALR(o, swa_lr=3e-3, anneal_epochs=6),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_factor_stays_whatever_the_schedule(name):
+    """Ten steps after a roll-back in the third every rate is the factor times the one of a run without."""
+    rates = []
+    for count in (0, 1):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 1e-2)
+        schedule, kept = SCHEDULES[name](optimizer), []
+        for step in range(13):
+            if step == 3 and count:
+                objective = ef.DenoisingScoreMatching(MLPEnergy(2, (4,)), 0.3, seed=1)
+                DivergenceMonitor(learning_rate_factor=0.25).begin_again(1, objective, optimizer, schedule)
+            optimizer.step()
+            schedule.step(*[1.0] * (name == "plateau"))
+            kept.append(optimizer.param_groups[0]["lr"])
+        rates.append(kept)
+    assert rates[1][:3] == rates[0][:3]
+    assert rates[1][3:] == pytest.approx([0.25 * rate for rate in rates[0][3:]], rel=1e-9)
 
 
 def test_looks_are_taken_before_every_snapshot():

@@ -10,7 +10,8 @@ from torch import nn
 
 import ebm_fast as ef
 from ebm_fast.models import ConvNetEnergy
-from ebm_fast.training import BatchStream, Trainer
+from ebm_fast.objectives import players
+from ebm_fast.training import Alternating, BatchStream, Trainer
 
 DATA = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
 
@@ -57,6 +58,29 @@ def test_autocast(name):
         assert all(p.dtype == torch.float32 for p in run.module.parameters())
         assert not all(map(torch.equal, run.module.parameters(), before))
     plain, mixed = losses.values()
+    assert plain != mixed
+    assert mixed == pytest.approx(plain, rel=0.05, abs=0.02)
+
+
+def test_two_players_under_autocast_use_the_weights_of_each_turn():
+    """Generator and energy after several turns in one autocast block are those of float32 to bfloat16's digits."""
+    found = []
+    for dtype in (None, torch.bfloat16):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(2, 16), nn.SiLU(), nn.Linear(16, 1), nn.Flatten(0))
+        generator = players.Generator(nn.Sequential(nn.Linear(2, 16), nn.SiLU(), nn.Linear(16, 2)), 2, std=0.5)
+        game = Alternating(
+            ef.VariationalMLE(net, generator, seed=1), torch.optim.SGD(generator.parameters(), 0.3), steps=5
+        )
+        points = torch.randn(64, 2, generator=torch.Generator("cpu").manual_seed(0)) + torch.tensor([3.0, 0.0])
+        run = Trainer(
+            nn.ModuleList([net, generator]), game, torch.optim.SGD(net.parameters(), 0.1), BatchStream(points, 32),
+            autocast=dtype, progress=False, callbacks=[lambda _, metrics: found[-1].append(metrics["loss"].item())],
+        )  # fmt: skip
+        found.append([])
+        run.fit(4)
+        found[-1] += generator.draw(500, seed=9).x.detach().mean(0).tolist()
+    plain, mixed = found
     assert plain != mixed
     assert mixed == pytest.approx(plain, rel=0.05, abs=0.02)
 
