@@ -77,8 +77,11 @@ class Loop:
 
     def fall_back(self) -> None:
         """To state and statistics of the last whole chunk."""
-        state, (counted, averaged) = self._whole
-        self.state.become(state)
+        self.state.become(self._whole[0])
+        self._restore_stats()
+
+    def _restore_stats(self) -> None:
+        counted, averaged = self._whole[1]
         self.transition.restore(counted)
         if self.average is not None:
             self.average.restore(averaged)
@@ -133,7 +136,7 @@ class Loop:
         if self.bar is not None:
             self.bar.update(self._whole[0].step - self.state.step)
         self.transition = self.kept.transition = self.make(self._whole[0].clone())
-        self.fall_back()  # the statistics
+        self._restore_stats()
 
     def _kept_stats(self) -> Any:
         return self.transition.snapshot(), None if self.average is None else self.average.snapshot()

@@ -298,13 +298,13 @@ def sample(
 
 def _warn(loop: Loop, num_steps: int, on_divergence: str) -> None:
     """Of chains that diverged."""
-    state, frozen = loop.state, on_divergence == "freeze" and bool(loop.state.diverged.any())
+    state = loop.state
     if loop.diverged_at is not None:
         warnings.warn(
             f"the run stopped after {loop.done} of {num_steps} steps: chains {_first(state)} diverged (on_divergence='stop')",
             RuntimeWarning, stacklevel=3,
         )  # fmt: skip
-    elif frozen:
+    elif on_divergence == "freeze" and bool(state.diverged.any()):
         warnings.warn(
             f"{int(state.diverged.sum())} of {state.x.shape[0]} chains left the range of finite numbers and were frozen: "
             f"chains {_first(state)}, at the steps in run.stats.divergence_step; try a smaller step size",

@@ -15,10 +15,13 @@ from ebm_fast.training import Alternating
 from .task import Task
 
 
-def alternating(task: Task, objective: Any, parameters: Iterable[nn.Parameter], **turns: int) -> Alternating:
-    """The objective with an optimiser for its second player."""
+def alternating(
+    task: Task, objective: Any, parameters: Iterable[nn.Parameter], *, share: float = 1.0,
+    betas: tuple[float, float] | None = None, **turns: int,
+) -> Alternating:  # fmt: skip
+    """The objective with an optimiser for its second player, at a share of the learning rate and by other betas if any."""
     o = task.config.optimizer
-    return Alternating(objective, torch.optim.Adam(parameters, o.learning_rate, (o.beta1, o.beta2)), **turns)
+    return Alternating(objective, torch.optim.Adam(parameters, share * o.learning_rate, betas or (o.beta1, o.beta2)), **turns)
 
 
 def fce(task: Task) -> Alternating:
@@ -65,10 +68,8 @@ class Variational(Task):
             entropy_weight=weight, **self.counter,
         )  # fmt: skip
         self.player = objective.generator
-        if not self.on_plane:
-            return alternating(self, objective, objective.generator_parameters())
-        rate = FLOW_RATE * self.config.optimizer.learning_rate
-        return Alternating(objective, torch.optim.Adam(objective.generator_parameters(), rate, FLOW_BETAS))
+        own: dict[str, Any] = {"share": FLOW_RATE, "betas": FLOW_BETAS} if self.on_plane else {}
+        return alternating(self, objective, objective.generator_parameters(), **own)
 
     def groups(self, objective: Any) -> Any:
         rate = (ENERGY_RATE if self.on_plane else 1.0) * self.config.optimizer.learning_rate
