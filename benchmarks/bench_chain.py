@@ -1,6 +1,6 @@
 """P2 and P3: K Langevin steps on a mixture and on an MLP in one native call, beside the loop that scripts write (`usual`), that
 loop without its mistakes and on our own layout of the energy (`eager`), compiled, in a CUDA graph (on a GPU), and one jitted
-JAX scan (on a CPU); and HMC on a dense Gaussian.
+JAX scan; and HMC on a dense Gaussian.
 
 The floors of the mixture and the MLP are those of ceilings.py, measured in the same rounds; the multiplications of the MLP and
 the dense Gaussian are also told as a fraction of what torch's sgemm reaches beside them.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -111,11 +112,12 @@ def fastest_compiled(energy: Any, start: Tensor) -> Callable[[Tensor], Tensor]:
 
 def jax_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], object]:
     """The same chain as one jitted scan."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the memory too
     import jax
     import jax.numpy as jnp
 
     if isinstance(energy, E.MLPEnergy):
-        layers = [(jnp.asarray(p.weight.numpy()), jnp.asarray(p.bias.numpy())) for p in energy.layers]
+        layers = [(jnp.asarray(p.weight.cpu().numpy()), jnp.asarray(p.bias.cpu().numpy())) for p in energy.layers]
 
         def value(x):
             for w, b in layers[:-1]:
@@ -123,7 +125,7 @@ def jax_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], object]:
             return (x @ layers[-1][0].T + layers[-1][1]).sum()
     else:
         d, n = energy.descriptor(), 8 * energy.dim
-        c, mu, a = (jnp.asarray(p.numpy()) for p in d.parameters.split([8, n, n]))
+        c, mu, a = (jnp.asarray(p.cpu().numpy()) for p in d.parameters.split([8, n, n]))
         mu, a = mu.reshape(8, -1), a.reshape(8, -1)
 
         def value(x):
@@ -137,7 +139,7 @@ def jax_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], object]:
         return (x - STEP_SIZE * slope(x) + NOISE_STD * jax.random.normal(now, x.shape), key), None
 
     run = jax.jit(lambda x, key: jax.lax.scan(step, (x, key), None, length=steps)[0])
-    state = [jnp.asarray(start.numpy()), jax.random.key(0)]
+    state = [jnp.asarray(start.cpu().numpy()), jax.random.key(0)]
 
     def call() -> None:
         state[:] = run(*state)
@@ -193,7 +195,7 @@ def contestants(energy: Any, chains: int, plain: Any = None, device: str = "cpu"
         "step": lambda steps: lambda: ef.langevin_(x, energy, num_steps=steps, strategy="step", **options),
     }
     if device == "cuda":
-        return makers | {"graph": lambda steps: graphed(plain, start, steps)}
+        makers["graph"] = lambda steps: graphed(plain, start, steps)
     if importlib.util.find_spec("jax"):
         makers["jax"] = lambda steps: jax_chain(plain, start, steps)
     if importlib.util.find_spec("torchebm"):
