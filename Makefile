@@ -21,6 +21,9 @@ DEVICE     ?= cpu
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 
+# By its whole path: PATH below begins with the venv's own folder, which holds a python3 too.
+override PYTHON := $(or $(shell command -v $(PYTHON)),$(PYTHON))
+
 ifeq ($(VENV),system)
 # A venv without pip of its own that sees every package of the interpreter it starts from, whether that is a system python
 # (perhaps managed by the distribution, perhaps owned by root) or itself a venv.

@@ -158,7 +158,9 @@ def torchebm_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], objec
             return energy(x)
 
     # its noise is noise_scale sqrt(2 step_size)
-    sampler = LangevinDynamics(Model(), step_size=STEP_SIZE, noise_scale=NOISE_STD / (2 * STEP_SIZE) ** 0.5)
+    sampler = LangevinDynamics(
+        Model(), step_size=STEP_SIZE, noise_scale=NOISE_STD / (2 * STEP_SIZE) ** 0.5, device=start.device
+    )
     return lambda: sampler.sample(x=start, n_steps=steps)
 
 
@@ -225,6 +227,17 @@ def compete(
     return result.scaled({name: steps / count for name, count in counts.items()}), calls
 
 
+def on_a_gpu(energy: Any, ns: float, width: int) -> dict[str, Any]:
+    """`ns` a chain and step beside what the GPU can do."""
+    import ceilings_gpu
+
+    if not width:
+        floor = ceilings_gpu.mixture_floor(COMPONENTS)
+        return {"ceiling_ns": floor, "fraction_of_ceiling": floor / ns, "ceilings_ns": ceilings_gpu.nanoseconds()}
+    tflop_s, rates = network_flops(energy.dim, width) / ns / 1e3, ceilings_gpu.rates()
+    return {"tflop_s": tflop_s, "fraction_of_matmul": tflop_s / rates[f"{energy.precision}_tflop_s"], "rates": rates}
+
+
 def race(case: str, energy: Any, chains: int, steps: int, width: int, device: str, seconds: float, record: Any,
          plain: Any = None) -> None:  # fmt: skip
     """Of a mixture, or an MLP of `width`."""
@@ -234,14 +247,18 @@ def race(case: str, energy: Any, chains: int, steps: int, width: int, device: st
     others: dict[str, Callable[[], object]] = {"sgemm": lambda: torch.mm(a, a)}
     if device == "cpu":
         others |= ceilings.calls(energy.dim)
+    else:
+        steps = max(20, min(100, 10**7 // chains))  # one launch costs a step or two of few chains
     result, calls = compete(contestants(energy, chains, plain, device), steps, others, seconds, device)
     per = {name: result.median(name) / chains / steps * 1e9 for name in calls if name not in others}
     work: dict[str, Any] = {}
-    if device == "cpu":
+    if device == "cuda":
+        work = on_a_gpu(energy, per["ebm_fast"], width)
+    else:
         ns = ceilings.nanoseconds(result)
         floor = ceilings.network_floor(ns, energy.dim, width) if width else ceilings.mixture_floor(ns, COMPONENTS, energy.dim)
         work = {"ceiling_ns": floor, "fraction_of_ceiling": floor / per["ebm_fast"]}
-    if width:
+    if width and device == "cpu":
         rate = {"sgemm_gflop_s": 2 * GEMM**3 / result.median("sgemm") / 1e9}
         work |= rate | {"gflop_s": network_flops(energy.dim, width) / per["ebm_fast"]}
     for name in others:  # they are told in `work`, and no peers

@@ -118,8 +118,10 @@ def race(
     while rounds < fewest or (time.perf_counter() < end and rounds < MOST):
         shuffle(order)
         for name in order:
-            # JAX and compiled code bring thread pools of their own, which go on for milliseconds after their call returned.
-            time.sleep(SETTLE)
+            # JAX and compiled code bring thread pools of their own, which go on for milliseconds after their call returned. A GPU
+            # would lower its clocks meanwhile.
+            if device == "cpu":
+                time.sleep(SETTLE)
             if counts[name]:
                 contestants[name]()
             taken, busy = measure(contestants[name], counts[name] or 1)

@@ -175,11 +175,11 @@ def _unowned(energy: Energy) -> Energy:
     """The energy through a weak reference: a cached graph must not keep alive the module it is cached under."""
     reference = weakref.ref(energy)
 
-    def unowned(x: Tensor, **condition: Any) -> Tensor:
+    def unowned(x: Tensor, /, **condition: Any) -> Tensor:  # a condition may be named x
         return reference()(x, **condition)  # type: ignore[misc]
 
     if hasattr(energy, "energy_and_grad"):
-        unowned.energy_and_grad = lambda x, **condition: reference().energy_and_grad(x, **condition)  # type: ignore
+        unowned.energy_and_grad = lambda x, /, **condition: reference().energy_and_grad(x, **condition)  # type: ignore
     return unowned
 
 

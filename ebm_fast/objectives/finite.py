@@ -31,7 +31,7 @@ class FiniteCheck:
         if self.immediate or not flags.is_cuda:
             _judge(list(tensors), flags.tolist())
             return
-        answer = torch.empty(len(flags), dtype=torch.bool, pin_memory=True)
+        answer = torch.empty(len(flags), dtype=torch.bool, device="cpu", pin_memory=True)
         answer.copy_(flags, non_blocking=True)
         event = torch.cuda.Event()
         event.record()

@@ -29,9 +29,20 @@ def _at(tensor: Tensor | None) -> tuple[int, int]:
     return (0, 0) if tensor is None else (tensor.data_ptr(), tensor.ndim)
 
 
+# torch's own objects for a device and its stream cost more than a launch; a build without CUDA has neither function.
+_current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+_raw_stream: Callable[[int], int] = getattr(
+    torch._C, "_cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index).cuda_stream
+)
+
+
 def _on_cuda(device: torch.device, function: Callable[..., None], *args: Any) -> None:
-    with torch.cuda.device(device):
-        function(*args, torch.cuda.current_stream(device).cuda_stream)
+    index = device.index
+    if _current_device() == index:
+        function(*args, _raw_stream(index))
+    else:
+        with torch.cuda.device(index):
+            function(*args, _raw_stream(index))
 
 
 def _shape(x: Tensor) -> tuple[int, int]:

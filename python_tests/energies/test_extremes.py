@@ -102,7 +102,7 @@ def test_small_differences_of_large_numbers():
 @pytest.mark.parametrize("design", ["collinear", "polynomial"])
 def test_regression_on_nearly_collinear_columns(design, device):
     """The least-squares solution is of size 1e3 to 1e6 there, of which float32 would leave nothing of the energy."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     if design == "collinear":
         features = torch.randn(5, 5, generator=generator, dtype=torch.float64)
         features[:, 4] = features[:, :4].sum(1) * 0.3 + 1e-3 * torch.randn(5, generator=generator, dtype=torch.float64)

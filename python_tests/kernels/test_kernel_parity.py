@@ -222,7 +222,7 @@ def test_more_elements_than_32_bits_count(op, device):
     last = drawn(op("noise_"), (8, 1025), NORMAL, torch.bfloat16, device, stream=(purpose, seed, step, 5 + 2**21))
     assert torch.equal(out[-8:], last)
     numbers = (PLAIN | {"step_size": 1.0, "noise_std": 0.0}).values()
-    op("langevin_step_")(out, out.clone(), *[None] * 7, *numbers, *STREAM)
+    op("langevin_step_")(out, out.clone(), *[None] * 8, *numbers, *STREAM)
     assert not out.any()
     out[-1] = 2.0
     assert op("event_norm")(out)[-2:].tolist() == [0.0, pytest.approx(2.0 * 1025**0.5)]

@@ -408,7 +408,7 @@ def test_bad_arguments():
             objective(batch)
     x = torch.ones(3, 1)
     for batch, got in (
-        (x.numpy(), "ndarray"),
+        (x.cpu().numpy(), "ndarray"),
         ({"x": x}, "dict"),
         (["no tensor", None], r"a list of 2 \(str, NoneType\)"),
         ((x, [0, 1, 2]), r"a tuple of 2 \(Tensor, list\)"),

@@ -68,7 +68,8 @@ def test_kernel_density_in_pieces_is_the_whole(monkeypatch):
     model, x = noise.KernelDensity(torch.randn(70, 3), "silverman"), torch.randn(33, 3)
     whole = model.log_prob(x)
     monkeypatch.setattr(mixture, "PAIRS", 700)
-    torch.testing.assert_close(model.log_prob(x), whole, rtol=0, atol=0)
+    # a GPU may add up a sum of another length in another order
+    torch.testing.assert_close(model.log_prob(x), whole, rtol=2e-7 if x.is_cuda else 0, atol=0)
 
 
 def phi(x: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ def test_a_feature_that_does_not_vary_is_named_or_floored(fit):
         FITS[fit](data)
     model = FITS[fit](data, floor=0.01)
     assert bool(model.log_prob(data).isfinite().all())
-    spread = model.sample(20_000, seed=1).std(0)
+    spread = model.sample(20_000, seed=1).std(0).cpu()
     assert spread[2] == pytest.approx(0.01 * 1.2 / math.sqrt(12) if fit == "uniform" else 0.01, rel=0.05)
     assert all(spread[i] > 0.1 for i in (0, 1, 3))
     for bad in (torch.randn(1, 4), torch.randn(4), torch.ones(3, 2, dtype=torch.int64), data / 0, torch.ones(3, 0)):

@@ -23,6 +23,13 @@ def same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else a == b
 
 
+def on_cpu(state: Any) -> Any:
+    """A checkpoint is loaded to the CPU, and its states go to where the objective is."""
+    if isinstance(state, dict):
+        return {key: on_cpu(value) for key, value in state.items()}
+    return state.cpu() if isinstance(state, Tensor) else state
+
+
 def refuses(objective: Any, state: Any, match: str) -> None:
     """The state is refused with one line, and the objective is what it was."""
     before = copy.deepcopy(objective.state_dict())
@@ -37,12 +44,18 @@ def test_every_class_is_here():
     assert set(EVERY) == classes - {"InitialStates", "RecoveryEnergy"}
 
 
+@pytest.fixture(autouse=True)
+def _data_on_device(monkeypatch, device):
+    monkeypatch.setitem(globals(), "DATA", DATA.to(device))
+
+
 @pytest.fixture(scope="module")
-def states(tmp_path_factory) -> dict[str, Any]:
+def states(tmp_path_factory, request) -> dict[str, Any]:
     """Of every class after one iteration, through a checkpoint."""
-    made = {name: make(name) for name in EVERY}
-    for objective in made.values():
-        objective(DATA[:8].to(torch.get_default_device()))
+    with torch.device(request.config.getoption("--device")):
+        made = {name: make(name) for name in EVERY}
+        for objective in made.values():
+            objective(DATA[:8].to(torch.get_default_device()))
     return load_checkpoint(save_checkpoint(tmp_path_factory.mktemp("saved"), {k: o.state_dict() for k, o in made.items()}))
 
 
@@ -54,7 +67,7 @@ def test_a_state_continues_its_own_kind_and_no_other(name, states):
             refuses(objective, state, rf"expected that of {name}, got that of {other}$")
     objective.load_state_dict(states[name])
     assert (objective.seed, objective.iteration) == (1, 1)
-    assert same(objective.state_dict(), states[name])
+    assert same(on_cpu(objective.state_dict()), on_cpu(states[name]))
 
 
 @pytest.mark.parametrize("name", EVERY)
