@@ -18,6 +18,7 @@ MOST_THREADS = 8  # small tensors on dozens of threads spend their time waking t
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where tests and benchmarks run (default: cpu)")
+    parser.addoption("--only-device", action="store_true", help="only tests that depend on it: with `device`, or marked cuda")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,10 +54,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not any(f"/{folder}/" in item.nodeid for folder in LONG))
+    if config.getoption("--only-device"):
+        dropped = [item for item in items if not _depends_on_the_device(item)]
+        items[:] = [item for item in items if _depends_on_the_device(item)]
+        config.hook.pytest_deselected(items=dropped)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _depends_on_the_device(item: pytest.Item) -> bool:
+    return item.get_closest_marker("cuda") is not None or "device" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture

@@ -157,10 +157,13 @@ def torchebm_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], objec
         def forward(self, x: Tensor) -> Tensor:
             return energy(x)
 
-    # its noise is noise_scale sqrt(2 step_size)
-    sampler = LangevinDynamics(
-        Model(), step_size=STEP_SIZE, noise_scale=NOISE_STD / (2 * STEP_SIZE) ** 0.5, device=start.device
-    )
+    # Its noise is noise_scale sqrt(2 step_size). A model without parameters of its own brings states to the device it was made
+    # with, which is the CPU unless told; so does a sampler.
+    place = {"device": start.device}
+    sampler = LangevinDynamics(Model(**place), step_size=STEP_SIZE, noise_scale=NOISE_STD / (2 * STEP_SIZE) ** 0.5, **place)
+    end = sampler.sample(x=start, n_steps=1)
+    if end.device != start.device:
+        raise RuntimeError(f"torchebm moved the states to {end.device}")
     return lambda: sampler.sample(x=start, n_steps=steps)
 
 

@@ -54,6 +54,8 @@ def prepare(target: Target, kind: str, device: str) -> Prepared:
         length, jitter = (target.num_leapfrog, 0.0) if kind == "hmc" else (target.best["ebm_fast"], target.jitter)
         sampler = ef.HMC(0.1, num_leapfrog=length, step_jitter=jitter, adapt=ef.Adaptation(mass="diagonal"))
     warm = ef.sample(energy, sampler, start, num_steps=0, warmup=WARMUP, seed=0)
+    strategy = ef.sample(energy, sampler, resume=warm.state, num_steps=1).strategy
+    assert strategy == "fused", strategy
 
     def draw(num_draws: int) -> tuple[Tensor, Tensor]:
         run = ef.sample(energy, sampler, resume=warm.state, num_steps=num_draws, record_energy=False)

@@ -15,7 +15,8 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,36 @@ def copy_of(numel: int, device: str) -> tuple[Callable[[], object], int]:
     """A device copy with the footprint of `numel` floats read and written, and the bytes it moves."""
     source, target = torch.randn(numel, device=device), torch.empty(numel, device=device)
     return lambda: target.copy_(source), 8 * numel
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Matrix products and convolutions of float32 in float32, for checks: by default torch rounds convolutions to tf32 on a GPU,
+    and two orders of the same sum then differ in the fourth digit. What is timed keeps torch's defaults, everybody alike."""
+    parts = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [part.allow_tf32 for part in parts]
+    try:
+        for part in parts:
+            part.allow_tf32 = False
+        yield
+    finally:
+        for part, allowed in zip(parts, before, strict=True):
+            part.allow_tf32 = allowed
+
+
+def graphed(call: Callable[[], object], times: int = 1) -> Callable[[], object]:
+    """`times` calls in one CUDA graph, which replays them without the host."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(times):
+            call()
+    return graph.replay
 
 
 def present_commit() -> str:

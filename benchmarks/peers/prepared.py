@@ -22,4 +22,4 @@ class Prepared:
     def samples(self, num_draws: int) -> tuple[np.ndarray, float]:
         """States # (draws, chains, dim), and the mean acceptance probability."""
         x, acceptance = self.draw(num_draws)
-        return np.array(x), float(acceptance.mean())
+        return np.array(x.cpu() if hasattr(x, "cpu") else x), float(acceptance.mean())
