@@ -117,8 +117,7 @@ def test_update(numel, form, device, seconds, record):
         "compiled": lambda: compiled(states[2], grad.view(-1)),
         "copy": copy,
     }
-    # JAX waits for the device itself, so the events around it see all of its work only on the host's clock: CPU alone.
-    if device == "cpu" and (jax := jax_update(numel, form)) is not None:
+    if (jax := jax_update(numel, form)) is not None:  # which waits for its device at each call
         calls["jax"] = jax
     result = harness.race(calls, seconds=seconds, device=device)
     graphs = without_host(calls, BYTES * numel, copy_bytes, result, seconds / 2) if device == "cuda" else {}

@@ -33,7 +33,7 @@ FEWEST, MOST = 5, 101  # rounds
 SETTLE = 0.02  # seconds between contestants
 CONFIDENCE = 0.95
 AUXILIARY = ("copy", "half")  # timed for what they tell, not as peers
-DOCUMENTED = "amd-epyc"  # the machine of the tables and pictures in docs/
+DOCUMENTED, DOCUMENTED_GPU = "amd-epyc", "nvidia-h200"  # the machines of the tables and pictures in docs/
 
 
 @dataclass(frozen=True)

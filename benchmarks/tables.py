@@ -12,7 +12,7 @@ import argparse
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import build_time
 import curves
@@ -105,25 +105,154 @@ def library(folder: Path) -> tuple[list[str], Rows]:
     return lines, rows
 
 
+def latest(folder: Path, name: str, only: str = "") -> Rows:
+    """The last row of each case of a GPU's file, in the order of the last run."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in harness.read_rows(folder, name, harness.DOCUMENTED_GPU):
+        if re.match(only, row["case"]):
+            found.pop(row["case"], None)
+            found[row["case"]] = row
+    return list(found.values())
+
+
+def share(row: dict[str, Any], *names: str) -> str:
+    """The first of the fractions that the row holds."""
+    found = [row[name] for name in names if name in row]
+    return f"{found[0]:.0%}" if found and found[0] >= 0.01 else "< 1%" if found else "-"
+
+
+def multiples(row: dict[str, Any], names: Iterable[str]) -> list[str]:
+    return [multiple(row["ratios"].get(name)) for name in names]
+
+
+def updates_on_gpu(rows: Rows) -> list[str]:
+    lines = head(["update", "ebm_fast, us", "of a copy's bandwidth", "eager", "torch.compile", "JAX jit", "kernel alone, us",
+                  "of a copy's bandwidth", "eager, kernels alone"])  # fmt: skip
+    for row in rows:
+        told = [short(row["median"] * 1e6), share(row, "fraction_of_copy"), *multiples(row, ("eager", "compiled", "jax"))]
+        if "graph_seconds" in row:
+            took, eager = row["graph_seconds"]["ebm_fast"], row["graph_ratios"]["eager"]
+            told += [short(took * 1e6), share(row, "graph_fraction_of_copy"), multiple(eager)]
+        else:
+            told += ["-"] * 3
+        lines.append(line(row["case"].removeprefix("P1 update "), *told))
+    return lines
+
+
+def chains_on_gpu(rows: Rows) -> list[str]:
+    peers = {"usual": "usual", "eager": "mended", "compiled": "torch.compile", "graph": "mended, CUDA graph", "jax": "JAX jit",
+             "torchebm": "torchebm"}  # fmt: skip
+    lines = head(["case", "ebm_fast", *peers.values(), "share of the ceiling"])
+    for row in rows:
+        told = share(row, "fraction_of_ceiling", "fraction_of_matmul")
+        lines.append(line(row["case"], f"{short(row['median'] * 1e3)} ms", *multiples(row, peers), told))
+    return lines
+
+
+def times_on_gpu(*peers: str) -> Callable[[Rows], list[str]]:
+    def make(rows: Rows) -> list[str]:
+        lines = head(["case", "ebm_fast", "strategy", *peers])
+        for row in rows:
+            told = [f"{short(row['median'] * 1e3)} ms", row.get("strategy", "-"), *multiples(row, peers)]
+            lines.append(line(row["case"], *told))
+        return lines
+
+    return make
+
+
+def effective_on_gpu(rows: Rows) -> list[str]:
+    lines = head(["case", "ebm_fast, effective samples a second", "BlackJAX", "NumPyro"])
+    for row in rows:
+        rate = f"{row['contestants']['ebm_fast']['ess_per_second']:.3g}" if "contestants" in row else "-"
+        lines.append(line(row["case"], rate, *multiples(row, ("blackjax", "numpyro"))))
+    return lines
+
+
+def calls_on_gpu(rows: Rows) -> list[str]:
+    lines = head(["call, or a step of a run", "us", "eager"])
+    for row in rows:
+        us = row.get("per_step", row["median"]) * 1e6
+        lines.append(line(row["case"], short(us), *multiples(row, ("eager",))))
+    return lines
+
+
+class OnGpu(NamedTuple):
+    title: str
+    says: str
+    name: str  # of the file of rows
+    only: str  # cases that begin so
+    make: Callable[[Rows], list[str]]
+
+
+GPU_TABLES = [
+    OnGpu("One update (P1)",
+          "Peers: times as long. \"Alone\" is without the host, replayed from a CUDA graph of 20 calls: a call of few numbers\n"
+          "waits for it.",
+          "langevin", "", updates_on_gpu),
+    OnGpu("Whole chains (P2, P3)",
+          "The ceiling of a mixture is one Philox block and M exponentials at the pace of the whole device, that of an MLP\n"
+          "torch's products of large matrices in the same precision. Peers run the float32 energy; JAX rounds the factors of\n"
+          "its products to tf32 by default.",
+          "chain", "P[23] ", chains_on_gpu),
+    OnGpu("Twenty steps on a convolutional network", "", "langevin_chain", "",
+          times_on_gpu("usual", "mended", "mended, compiled", "mended, graphed")),
+    OnGpu("A training iteration (P8)",
+          "Batch 128, the optimiser's step included; \"gradients alone\" is what it needs of the energy, by autograd.",
+          "training", "", times_on_gpu("gradients alone", "usual", "mended", "mended, compiled", "mended, graphed")),
+    OnGpu("Effective samples (P9)", "How many times as long the peers take for as many effective samples, all in float32.",
+          "ess", "", effective_on_gpu),
+    OnGpu("What a call costs (P10)", "Events of 4 numbers, 4 chains: the host's time more than the device's.",
+          "overhead", "", calls_on_gpu),
+]  # fmt: skip
+
+
+def gpu(folder: Path) -> str:
+    """Every table that has rows, below what they were measured with."""
+    parts, every = [], []
+    for title, says, name, only, make in GPU_TABLES:
+        if rows := latest(folder, name, only):
+            parts.append("\n".join([f"### {title}", "", *([says, ""] if says else []), *make(rows), "", source(rows)]))
+            every += rows
+    if curves.newest(folder, harness.DOCUMENTED_GPU):
+        picture = f"images/benchmarks/chains-{harness.DOCUMENTED_GPU}.png"
+        parts.append(f"### Over the number of chains\n\n![Nanoseconds per chain and step on the GPU]({picture})")
+    if not every:
+        return "\n\n".join(parts) or "Not measured yet."
+    row = max(every, key=lambda row: row["date"])
+    versions = {"PyTorch": "torch", "Triton": "triton", "JAX": "jax", "torchebm": "torchebm"}
+    told = ", ".join(f"{name} {row[key]}" for name, key in versions.items() if row.get(key))
+    return "\n\n".join([f"**Machine.** {row['device']}, beside {row['cores']} cores of {row['cpu']}; {told}.", *parts])
+
+
 def build(folder: Path) -> tuple[list[str], Rows]:
     """The whole build, and the files that take longest."""
     rows = harness.read_rows(folder, "build")[-1:]
     return (build_time.table(rows[0]).splitlines() if rows else []), rows
 
 
-TABLES: dict[str, tuple[str, Callable[[Path], tuple[list[str], Rows]]]] = {
-    "cases": ("performance.md", cases),
-    "chains": ("performance.md", curve("chains")),
-    "dimension": ("performance.md", curve("dimension")),
-    "steps": ("performance.md", curve("steps")),
-    "library": ("performance.md", library),
-    "build": ("cuda_chains.md", build),
+def alone(make: Callable[[Path], tuple[list[str], Rows]]) -> Callable[[Path], str]:
+    """One table and its source."""
+
+    def told(folder: Path) -> str:
+        lines, rows = make(folder)
+        return "\n".join([*lines, "", source(rows)]) if rows else "Not measured yet."
+
+    return told
+
+
+TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
+    "cases": ("performance.md", alone(cases)),
+    "chains": ("performance.md", alone(curve("chains"))),
+    "dimension": ("performance.md", alone(curve("dimension"))),
+    "steps": ("performance.md", alone(curve("steps"))),
+    "library": ("performance.md", alone(library)),
+    "build": ("cuda_chains.md", alone(build)),
+    "gpu": ("performance.md", gpu),
 }
 
 
 def text(name: str, folder: Path) -> str:
-    lines, rows = TABLES[name][1](folder)
-    return "\n".join([*lines, "", source(rows)]) if rows else "Not measured yet."
+    return TABLES[name][1](folder)
 
 
 def filled(document: str, name: str, table: str) -> str:

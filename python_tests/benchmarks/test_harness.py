@@ -113,6 +113,23 @@ def test_a_benchmark_leaves_a_complete_row(device, tmp_path):
     assert 0 < row["median"] < 1e-2
 
 
+def test_only_device_keeps_the_tests_that_depend_on_it():
+    command = [sys.executable, "-m", "pytest", "--only-device", "--collect-only", "-p", "no:cacheprovider", __file__]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    kept = {line.rpartition("::")[2] for line in run.stdout.splitlines() if "::" in line}
+    assert {"test_race_times_what_it_is_given", "test_copy_moves_the_bytes_it_states"} < kept, run.stdout + run.stderr
+    assert "test_ratio_is_taken_within_rounds" not in kept
+
+
+def test_exact_products_leave_the_switches_as_they_were():
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    with harness.exact_products():
+        assert not any(switch.allow_tf32 for switch in switches)
+    assert [switch.allow_tf32 for switch in switches] == before
+
+
 def test_present_commit_is_this_trees():
     if not (ROOT / ".git").exists():
         assert harness.present_commit() == "unknown"

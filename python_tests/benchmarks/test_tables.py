@@ -49,3 +49,22 @@ def test_floors_add_their_ingredients():
     assert ceilings.network_floor(ns, 2, 128) == pytest.approx((1 + 256 + 2 * (256 + 128 * 128)) * one)
     for call in ceilings.calls(3).values():
         call()
+
+
+def test_tables_of_a_gpu_are_of_the_files_that_have_rows(tmp_path):
+    """Nothing is told of what was not measured, the newest row of a case counts, and every multiple is in its column."""
+    assert tables.gpu(tmp_path) == "Not measured yet."
+    facts = {"device": "NVIDIA H200", "cpu": "Xeon", "cores": 16, "torch": "2.11.0", "jax": None, "commit": "0123abc"}
+    for median, day in ((9e-3, "2026-01-01"), (2e-3, "2026-01-02")):
+        row = {"case": "20 steps", "median": median, "strategy": "graph", "ratios": {"usual": 13.94, "mended, graphed": 0.9}}
+        harness.write_row(tmp_path, "langevin_chain", {**row, **facts, "date": day})
+    told = tables.gpu(tmp_path)
+    assert told.count("###") == 1 and "JAX" not in told and "Commit 0123abc; 2026-01-02." in told
+    assert "| 20 steps | 2 ms | graph | 13.9x | - | - | 0.9x |" in told
+    update = {"case": "P1 update plain 1e+06", "median": 4.15e-5, "ratios": {"eager": 0.82, "compiled": 3.3}}
+    facts["fraction_of_copy"] = 0.482
+    graph = {"graph_seconds": {"ebm_fast": 4e-6}, "graph_ratios": {"eager": 2.5}, "graph_fraction_of_copy": 0.004}
+    for more in ({}, graph):
+        harness.write_row(tmp_path, "langevin", {**update, **more, **facts, "date": "2026-01-03"})
+        end = "4 | < 1% | 2.5x |" if more else "- | - | - |"
+        assert f"| plain 1e+06 | 41.5 | 48% | 0.8x | 3.3x | - | {end}" in tables.gpu(tmp_path)
