@@ -162,7 +162,8 @@ def graphed(call: Callable[[], object], times: int = 1) -> Callable[[], object]:
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # By thread: JAX, if it is here, has threads of its own, whose calls are no part of this.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         for _ in range(times):
             call()
     return graph.replay
