@@ -65,9 +65,9 @@ summary() { # after each slice: a run that is cut off has told of those before
 }
 
 built() { # is the extension newer than what it is made of?
-  local extension
+  local extension sources=(csrc setup.py CMakeLists.txt pyproject.toml)
   extension=$(find ebm_fast -maxdepth 1 -name '_C*.so' | head -n 1)
-  [ -n "$extension" ] && [ -x "$PY" ] && [ -z "$(find csrc setup.py CMakeLists.txt pyproject.toml -newer "$extension" -type f | head -n 1)" ]
+  [ -n "$extension" ] && [ -x "$PY" ] && [ -z "$(find "${sources[@]}" -newer "$extension" -type f | head -n 1)" ]
 }
 
 bench() { # NAME SECONDS FILE WORDS: one file of benchmarks, those whose names fit
@@ -115,11 +115,12 @@ wants training && bench training 420 bench_training.py ""
 wants ess && bench ess 240 bench_ess.py "hmc and not best"
 wants ess_best && bench ess_best 240 bench_ess.py "best"
 wants ess_chees && bench ess_chees 240 bench_ess.py "chees"
-wants curves && slice curves 420 "$PY" benchmarks/curves.py --device "$DEVICE" --results "$OUT" --seconds 1 ${COMMIT:+--commit "$COMMIT"} \
-  chains_mixture chains_mlp
+wants curves && slice curves 420 "$PY" benchmarks/curves.py --device "$DEVICE" --results "$OUT" --seconds 1 \
+  ${COMMIT:+--commit "$COMMIT"} chains_mixture chains_mlp
 
 printf '\n'
-grep -E '^(P[0-9]+ |sample|HMC|Langevin,|perturb_|draw|write|[0-9]+ steps|philox|copy_gb)|[0-9]+ (passed|failed)|^FAILED|cases agree|ERROR SUMMARY|RACECHECK' "$LOG" | cut -c1-230
+results='^(P[0-9]+ |HMC|Langevin,|perturb_|draw|write|[0-9]+ steps|[a-z0-9_]+ +[0-9.e+-]+$|\[[0-9/]+\])'
+grep -E "$results|[0-9]+ (passed|failed)|^FAILED|cases agree|ERROR SUMMARY|RACECHECK" "$LOG" | cut -c1-230
 printf '\n'
 "$PY" - "$OUT/suite.json" <<'PYTHON_END'
 import json
