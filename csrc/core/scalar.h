@@ -23,6 +23,18 @@ HD inline float flip_sign(float a, int32_t sign_bit) { return bits_to_float(floa
 HD inline float select(bool mask, float a, float b) { return mask ? a : b; }
 HD inline float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 HD inline double fma(double a, double b, double c) { return ::fma(a, b, c); }
+// a / b for b in [1, 4], to half a unit in the last place or little more
+HD inline float quotient(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));  // the general division has a branch for every range
+    const float q = a * r;
+    return ::fmaf(::fmaf(-q, b, a), r, q);
+#else
+    return a / b;
+#endif
+}
+HD inline double quotient(double a, double b) { return a / b; }
 HD inline float sqrt(float a) { return ::sqrtf(a); }
 
 HD inline void mulhilo(uint32_t a, uint32_t m, uint32_t& hi, uint32_t& lo) {
