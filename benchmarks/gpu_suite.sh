@@ -106,8 +106,8 @@ fi
 if wants ceilings && [ "$DEVICE" = cuda ]; then
   slice ceilings 60 env PYTHONPATH="benchmarks${PYTHONPATH:+:$PYTHONPATH}" "$PY" benchmarks/ceilings_gpu.py
 fi
-wants langevin && bench langevin 90 bench_langevin.py ""
-wants langevin_chain && bench langevin_chain 120 bench_langevin_chain.py ""
+wants langevin && bench langevin 150 bench_langevin.py ""
+wants langevin_chain && bench langevin_chain 180 bench_langevin_chain.py ""
 wants chain && bench chain 300 bench_chain.py "mixture or network or dense"
 wants overhead && bench overhead 120 bench_overhead.py "" && bench training_ops 60 bench_training_ops.py ""
 wants long_events && bench long_events 300 bench_chain.py "long_events"
