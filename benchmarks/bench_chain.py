@@ -30,19 +30,6 @@ LONGEST = 0.1  # seconds of a peer's call
 Maker = Callable[[int], Callable[[], object]]  # steps -> a call of so many
 
 
-def graphed(energy: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Callable[[], object]:
-    """The mended loop in a CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        mended(energy, start, steps)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        mended(energy, start, steps)
-    return graph.replay
-
-
 def mixture(dim: int = 2) -> Any:
     means = 3.0 * torch.randn(COMPONENTS, dim, generator=torch.Generator().manual_seed(0))
     return E.GaussianMixture(means, 1.0, torch.full((COMPONENTS,), 1 / COMPONENTS))
@@ -110,8 +97,8 @@ def fastest_compiled(energy: Any, start: Tensor) -> Callable[[Tensor], Tensor]:
     return found[min(found)]
 
 
-def jax_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], object]:
-    """The same chain as one jitted scan."""
+def jax_chain(energy: Any, start: Tensor, steps: int, precision: str = "float32") -> Callable[[], object]:
+    """The same chain as one jitted scan; JAX rounds float32 products to tf32 on a GPU unless told otherwise, as torch does not."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the memory too
     import jax
     import jax.numpy as jnp
@@ -142,7 +129,8 @@ def jax_chain(energy: Any, start: Tensor, steps: int) -> Callable[[], object]:
     state = [jnp.asarray(start.cpu().numpy()), jax.random.key(0)]
 
     def call() -> None:
-        state[:] = run(*state)
+        with jax.default_matmul_precision(precision):
+            state[:] = run(*state)
         jax.block_until_ready(state[0])
 
     return call
@@ -200,9 +188,10 @@ def contestants(energy: Any, chains: int, plain: Any = None, device: str = "cpu"
         "step": lambda steps: lambda: ef.langevin_(x, energy, num_steps=steps, strategy="step", **options),
     }
     if device == "cuda":
-        makers["graph"] = lambda steps: graphed(plain, start, steps)
+        makers["graph"] = lambda steps: harness.graphed(lambda: mended(plain, start, steps))
     if importlib.util.find_spec("jax"):
-        makers["jax"] = lambda steps: jax_chain(plain, start, steps)
+        products = "float32" if getattr(energy, "precision", "float32") == "float32" else "tensorfloat32"
+        makers["jax"] = lambda steps: jax_chain(plain, start, steps, products)
     if importlib.util.find_spec("torchebm"):
         makers["torchebm"] = lambda steps: torchebm_chain(plain, start, steps)
     return makers

@@ -192,7 +192,7 @@ GPU_TABLES = [
     OnGpu("Whole chains (P2, P3)",
           "The ceiling of a mixture is one Philox block and M exponentials at the pace of the whole device, that of an MLP\n"
           "torch's products of large matrices in the same precision. Peers run the float32 energy; JAX rounds the factors of\n"
-          "its products to tf32 by default.",
+          "its products to tf32, its default, but beside our float32.",
           "chain", "P[23] ", chains_on_gpu),
     OnGpu("Twenty steps on a convolutional network", "", "langevin_chain", "",
           times_on_gpu("usual", "mended", "mended, compiled", "mended, graphed")),
