@@ -24,6 +24,31 @@ HD inline float select(bool mask, float a, float b) { return mask ? a : b; }
 HD inline float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 HD inline double fma(double a, double b, double c) { return ::fma(a, b, c); }
 HD inline float sqrt(float a) { return ::sqrtf(a); }
+HD inline float larger(float a, float b) { return ::fmaxf(a, b); }
+
+// sqrt(a) and a / b, rounded as IEEE asks, where a is 0 or far from the ends of float32's range, b and the quotient are far from
+// them: what nvcc's own operations compute, without their branches, which would part the instructions around them.
+HD inline float sqrt_moderate(float a) {
+#if defined(__CUDA_ARCH__)
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(a));
+    const float s = a * y;
+    return a == 0.0f ? a : ::fmaf(::fmaf(-s, s, a), 0.5f * y, s);
+#else
+    return ::sqrtf(a);
+#endif
+}
+HD inline float divide_moderate(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
+    y = ::fmaf(::fmaf(-b, y, 1.0f), y, y);
+    const float q = a * y;
+    return ::fmaf(::fmaf(-b, q, a), y, q);
+#else
+    return a / b;
+#endif
+}
 
 HD inline void mulhilo(uint32_t a, uint32_t m, uint32_t& hi, uint32_t& lo) {
 #if defined(__CUDA_ARCH__)
