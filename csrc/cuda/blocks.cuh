@@ -1,6 +1,7 @@
 // A grid-stride walk over the blocks of four elements of all chains (chain 0 block 0, 1, ...; chain 1 block 0, ...), and
 // the launch of such a walk.
 #pragma once
+#include <atomic>
 #include <stdexcept>
 #include <string>
 #include "../core/normal.h"
@@ -64,13 +65,23 @@ inline void check(cudaError_t error, const char* op) {
     if (error != cudaSuccess) throw std::runtime_error(std::string(op) + ": CUDA error: " + cudaGetErrorString(error));
 }
 
+// Of the current device: asked once for each, since a launch takes little longer than the question.
+inline int processors_here(const char* op) {
+    constexpr int DEVICES = 64;
+    static std::atomic<int> known[DEVICES];
+    int device = 0, found = 0;
+    check(cudaGetDevice(&device), op);
+    if (device < DEVICES && (found = known[device].load(std::memory_order_relaxed))) return found;
+    check(cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, device), op);
+    if (device < DEVICES) known[device].store(found, std::memory_order_relaxed);
+    return found;
+}
+
 // Enough thread blocks to fill the GPU four times over: threads then share their set-up among several blocks of elements,
 // and the last wave is still short.
 inline unsigned grid_for(int64_t chains, int64_t dim, const char* op) {
     if (dim > MOST_DIM) throw std::runtime_error(std::string(op) + ": an event may have at most 2^33 elements on a GPU");
-    int device = 0, processors = 0;
-    check(cudaGetDevice(&device), op);
-    check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), op);
+    const int processors = processors_here(op);
     const int64_t wanted = (chains * ((dim + 3) / 4) + THREADS - 1) / THREADS, most = int64_t(processors) * 32;
     return static_cast<unsigned>(wanted < most ? wanted : most);
 }

@@ -144,13 +144,14 @@ class FusedTransition:
             num_steps -= 1
 
     def run(self, num_steps: int) -> None:
-        """num_steps steps that adapt nothing, in calls of at most about a fifth of a second: the chain is the same."""
+        """num_steps steps that adapt nothing, in calls of at most about a fifth of a second: the chain is the same. Nobody waits
+        for a GPU."""
         pace = Pace(first_guess(self.state.x))
         while num_steps:
             count = min(num_steps, pace.steps, self._most())
             self._call(count)
             num_steps -= count
-            if num_steps:
+            if num_steps and not self.state.x.is_cuda:
                 pace.took(count)
 
     def _most(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from .fused import FusedTransition
@@ -51,7 +52,10 @@ class Loop:
         self.diverged_at: int | None = None
         """Counter of the step at which the run stopped."""
         self._steps_at_once = steps_at_once
-        self._pace = Pace(first_guess(self.state.x) if isinstance(transition, FusedTransition) else 1)
+        native = isinstance(transition, FusedTransition)
+        self._pace = Pace(first_guess(self.state.x) if native else 1)
+        # Between chunks of milliseconds: the clock would see nothing but launches, and an interrupt come after all of them.
+        self._waits = native and self.state.x.is_cuda
         self._begin = self._recorded_from = self.state.step
         # Two copies take turns, that an interrupt while one is written finds the other whole.
         self._whole, self._spare = (self.state.clone(), self._kept_stats()), self.state.clone()
@@ -91,6 +95,8 @@ class Loop:
         while (left := end - self.state.step) > 0:
             before = self.state.step
             advance(left)
+            if self._waits and self.state.step < end:
+                torch.cuda.current_stream(self.state.x.device).synchronize()
             self._pace.took(self.state.step - before)
             if self.bar is not None:
                 self.bar.update(self.state.step - before)

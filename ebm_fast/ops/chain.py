@@ -253,13 +253,13 @@ def chain_(
         raise ValueError("momentum must be given, a tensor like x that carries it from call to call")
     if not carries and momentum is not None:
         raise ValueError(f"momentum is not carried by {transition!r}, flip={flip}, heavy_ball={heavy_ball:g}; leave it out")
+    like, single, double = tuple(x.shape), torch.float32, torch.float64
     for t, name, shape, dtype in (
-        (momentum, "momentum", tuple(x.shape), torch.float32), (grad, "grad", tuple(x.shape), torch.float32),
-        (energy, "energy", (n,), torch.float32), (divergence_step, "divergence_step", (n,), torch.int64),
-        (norm_sum, "norm_sum", (n,), torch.float64), (samples, "samples", (kept, *x.shape), torch.float32),
-        (energies, "energies", (kept, n), torch.float32), (hamiltonians, "hamiltonians", (kept, n), torch.float64),
-        (counters, "counters", (n, COUNTERS), torch.float64), (mean, "mean", tuple(x.shape), torch.float32),
-        (squares, "squares", tuple(x.shape), torch.float32),
+        (momentum, "momentum", like, single), (grad, "grad", like, single), (energy, "energy", (n,), single),
+        (divergence_step, "divergence_step", (n,), torch.int64), (norm_sum, "norm_sum", (n,), double),
+        (samples, "samples", (kept, *like), single), (energies, "energies", (kept, n), single),
+        (hamiltonians, "hamiltonians", (kept, n), double), (counters, "counters", (n, COUNTERS), double),
+        (mean, "mean", like, single), (squares, "squares", like, single),
     ):  # fmt: skip
         if t is not None:
             checks.exactly(t, name, shape, dtype, x.device)

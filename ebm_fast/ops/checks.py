@@ -239,9 +239,10 @@ def counter(seed: Any, step: Any, chain_offset: Any, rng: Any, x: Tensor) -> Non
         raise ValueError(f"seed must fit in 64 bits, got {seed}")
     if not 0 <= step < 2**56:
         raise ValueError(f"step must be in [0, 2**56), got {step}")
-    if not 0 <= chain_offset <= 2**32 - x.shape[0]:
-        raise ValueError(f"chain_offset must be in [0, 2**32 - {x.shape[0]}], got {chain_offset}")
-    if x.shape[0] and x.numel() // x.shape[0] > 2**34:
+    chains, numbers = x.shape[0], x.numel()
+    if not 0 <= chain_offset <= 2**32 - chains:
+        raise ValueError(f"chain_offset must be in [0, 2**32 - {chains}], got {chain_offset}")
+    if numbers > 2**34 and numbers // chains > 2**34:
         raise ValueError(f"an event must have at most 2**34 elements, got shape {tuple(x.shape[1:])}")
     if rng is not None and (
         not isinstance(rng, Tensor) or rng.shape != (2,) or rng.dtype != torch.int64 or rng.device != x.device

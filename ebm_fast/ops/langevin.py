@@ -35,11 +35,12 @@ def _written(x: Tensor, velocity: Tensor | None, norm_sum: Tensor | None) -> Any
 
 
 _SMALL = ("step_size", "noise_std", "the gradient's factor", "active", "scale", "rng")  # of the arguments after norm_sum
+_NOTHING = (None,) * len(_SMALL)
 
 
 def _refuse(x: Tensor, grad: Tensor | None, velocity: Tensor | None, norm_sum: Tensor | None, small: Sequence[Any]) -> None:
     """Memory that the kernels cannot read or write as they must."""
-    for t, name in zip(small, _SMALL, strict=False):
+    for t, name in zip(small, _SMALL, strict=False) if small[:6] != _NOTHING else ():
         if t is not None:
             checks.refuse_overlap(x, "x", t, name, same=False)
             if velocity is not None:

@@ -37,6 +37,7 @@ _raw_stream: Callable[[int], int] = getattr(
 
 
 def _on_cuda(device: torch.device, function: Callable[..., None], *args: Any) -> None:
+    """function(*args, stream), on the device."""
     index = device.index
     if _current_device() == index:
         function(*args, _raw_stream(index))
@@ -349,9 +350,11 @@ def chain_cpu(x: Tensor, *args: Any) -> None:
 
 def chain_cuda(x: Tensor, *args: Any) -> None:
     native_args = _chain_args(x, *args)
-    with torch.cuda.device(x.device):
+
+    def launch(stream: int) -> None:
         space = _C.chain_cuda_space(*native_args)
         # torch's allocator makes it safe to free at once, in a captured graph too: memory is reused in the stream's order
         workspace = torch.empty(space, dtype=torch.uint8, device=x.device) if space else None
-        stream = torch.cuda.current_stream(x.device).cuda_stream
         _C.chain_cuda(*native_args, _C.CudaPlace(address(workspace), stream))
+
+    _on_cuda(x.device, launch)
