@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import ops
 from .energies import MLPEnergy
+from .noise.foreign import torch_seeded
 from .ops.backend import native, why_not
 from .reference.philox import philox4x32_10
 
@@ -119,8 +120,7 @@ def _buffer(on: Bench) -> tuple[Tensor, Tensor]:
 
 
 def _chain(on: Bench) -> tuple[Tensor, ...]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch_seeded(0):
         descriptor = MLPEnergy(5, (7, 6)).to(on.device).descriptor()
     return (ops.chain_(on.normal(1, N, 5), descriptor, "hmc", steps=4, leapfrogs=3, step_size=0.2, **on.options),)
 

@@ -58,7 +58,7 @@ inline F to_float(I a) { return __builtin_convertvector(a, F); }
 inline F flip_sign(F a, I sign_bit) { return (F)((I)a ^ sign_bit); }
 inline F select(I mask, F a, F b) { return mask ? a : b; }
 inline F larger(F a, F b) { return a > b ? a : b; }
-inline F divide_moderate(F a, F b) { return a / b; }
+template <class V> inline V quotient(V a, V b) { return a / b; }
 
 #if defined(__AVX512F__)
 inline F fma(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }

@@ -95,14 +95,14 @@ HD inline V log1p_unit(V u) {
 template <class V>
 HD inline void softplus(V x, V& value, V& slope) {
     const V u = exp(-absolute(x)), zero = broadcast<V>(0.0f), one = broadcast<V>(1.0f);
-    slope = select(x >= zero, one, u) / (one + u);
+    slope = quotient(select(x >= zero, one, u), one + u);
     value = log1p_unit(u) + (x < zero ? zero : x);
 }
 
 template <class V>
 HD inline V sigmoid(V x) {
     const V u = exp(-absolute(x)), one = broadcast<V>(1.0f);
-    return select(x >= broadcast<V>(0.0f), one, u) / (one + u);
+    return quotient(select(x >= broadcast<V>(0.0f), one, u), one + u);
 }
 
 // -e / (e + 2) with e = e^{-2 |x|} - 1 = 2^k (e^r - 1) + 2^k - 1: small arguments keep k = 0 and all their digits. What the two sums
@@ -119,7 +119,7 @@ HD inline V tanh(V x) {
     const V m = scale - broadcast<V>(1.0f), two = broadcast<V>(2.0f), half = broadcast<V>(0.5f);
     const V e = fma(scale, p, m), d = e + two;
     const V rest = fma(scale, p, m - e), lost = (e - (d - two)) + rest;
-    const V q = -e / d;
+    const V q = quotient(-e, d);
     return with_sign(fma(-fma(q, lost, rest), fma(q, half, half), q), x);
 }
 

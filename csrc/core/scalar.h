@@ -23,11 +23,23 @@ HD inline float flip_sign(float a, int32_t sign_bit) { return bits_to_float(floa
 HD inline float select(bool mask, float a, float b) { return mask ? a : b; }
 HD inline float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 HD inline double fma(double a, double b, double c) { return ::fma(a, b, c); }
+// a / b for b in [1, 2^60] and |a| < 2^60, to half a unit in the last place or little more
+HD inline float quotient(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));  // the general division has a branch for every range
+    const float q = a * r;
+    return ::fmaf(::fmaf(-q, b, a), r, q);
+#else
+    return a / b;
+#endif
+}
+HD inline double quotient(double a, double b) { return a / b; }
 HD inline float sqrt(float a) { return ::sqrtf(a); }
 HD inline float larger(float a, float b) { return ::fmaxf(a, b); }
 
-// sqrt(a) and a / b, rounded as IEEE asks, where a is 0 or far from the ends of float32's range, b and the quotient are far from
-// them: what nvcc's own operations compute, without their branches, which would part the instructions around them.
+// sqrt(a), rounded as IEEE asks, where a is 0 or far from the ends of float32's range: what nvcc's own does there, without its
+// branch, which would part the instructions around it.
 HD inline float sqrt_moderate(float a) {
 #if defined(__CUDA_ARCH__)
     float y;
@@ -36,17 +48,6 @@ HD inline float sqrt_moderate(float a) {
     return a == 0.0f ? a : ::fmaf(::fmaf(-s, s, a), 0.5f * y, s);
 #else
     return ::sqrtf(a);
-#endif
-}
-HD inline float divide_moderate(float a, float b) {
-#if defined(__CUDA_ARCH__)
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
-    y = ::fmaf(::fmaf(-b, y, 1.0f), y, y);
-    const float q = a * y;
-    return ::fmaf(::fmaf(-b, q, a), y, q);
-#else
-    return a / b;
 #endif
 }
 

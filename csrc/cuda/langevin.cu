@@ -25,11 +25,15 @@ HD inline float clamp(float a, float lo, float hi) {
 namespace ebm_fast {
 namespace {
 
-// SIMPLE: x, gradient and noise alone, by far the commonest form; the other options are uniform branches of the general one.
-template <class T, bool WHOLE, bool SIMPLE>
+// The commonest forms have kernels of their own, since the noise alone takes a GPU nearly as long as its memory: PLAIN, of x, gradient
+// and noise, and CLIPPED, with bounds on the gradient and on what comes out. The other options are uniform branches of the general one.
+enum Form { GENERAL, PLAIN, CLIPPED };
+
+template <class T, bool WHOLE, Form FORM>
 __global__ void __launch_bounds__(THREADS)
     langevin_kernel(const LangevinParams p, LangevinCoefficients<typename Storage<T>::Value> c) {
     using V = typename Storage<T>::Value;
+    constexpr bool SIMPLE = FORM != GENERAL;
     const Counter key = make_counter(p.stream);
     const bool noisy = SIMPLE || c.noise_std != V(0) || p.noise_std_at;
     for (Blocks at(p.chains, p.dim); at.inside(); at.next()) {
@@ -47,7 +51,11 @@ __global__ void __launch_bounds__(THREADS)
             normals_of(w, z);
         }
         if constexpr (SIMPLE) {
-            for (int k = 0; k < 4; ++k) x[k] = fma(c.noise_std, V(z[k]), fma(-c.step_size, grad[k], x[k]));
+            for (int k = 0; k < 4; ++k) {
+                const V slope = FORM == CLIPPED ? clamp(grad[k], -c.grad_clip, c.grad_clip) : grad[k];
+                x[k] = fma(c.noise_std, V(z[k]), fma(-c.step_size, slope, x[k]));
+                if (FORM == CLIPPED) x[k] = clamp(x[k], c.noise_lo, c.noise_hi);
+            }
         } else {
             if (p.step_size_at) c.step_size = static_cast<const V*>(p.step_size_at)[at.chain * p.step_size_stride];
             if (p.noise_std_at) c.noise_std = static_cast<const V*>(p.noise_std_at)[at.chain * p.noise_std_stride];
@@ -75,11 +83,12 @@ void launch(const LangevinParams& p, cudaStream_t stream) {
                                        V(p.grad_clip), V(p.step_lo),   V(p.step_hi), V(p.noise_lo), V(p.noise_hi)};
     const bool whole = p.dim % 4 == 0 && aligned<T>(p.x) && aligned<T>(p.grad) && aligned<T>(p.velocity) && aligned<V>(p.scale);
     const bool simple = p.grad && !p.velocity && !p.step_size_at && !p.noise_std_at && !p.grad_scale && !p.active && !p.scale &&
-                        p.noise_std != 0.0 && p.prior_precision == 0.0 && p.grad_clip == inf && p.step_lo == -inf &&
-                        p.step_hi == inf && p.noise_lo == -inf && p.noise_hi == inf;
-    const auto kernel = !whole   ? langevin_kernel<T, false, false>
-                        : simple ? langevin_kernel<T, true, true>
-                                 : langevin_kernel<T, true, false>;
+                        p.noise_std != 0.0 && p.prior_precision == 0.0 && p.step_lo == -inf && p.step_hi == inf;
+    const bool bounded = p.grad_clip < inf || p.noise_lo > -inf || p.noise_hi < inf;
+    const auto kernel = !whole              ? langevin_kernel<T, false, GENERAL>
+                        : simple && bounded ? langevin_kernel<T, true, CLIPPED>
+                        : simple            ? langevin_kernel<T, true, PLAIN>
+                                            : langevin_kernel<T, true, GENERAL>;
     kernel<<<grid_for(p.chains, p.dim, "langevin_cuda"), THREADS, 0, stream>>>(p, c);
     check(cudaGetLastError(), "langevin_cuda");
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import ebm_fast as ef
 from ebm_fast import energies, noise
+from ebm_fast.noise.foreign import torch_seeded
 from ebm_fast.training.toys import Toy
 
 from . import two_players
@@ -58,8 +59,7 @@ class Problem:
     """Of the energy before the network has learned anything, where a learnable log Z starts."""
 
     def __post_init__(self) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with torch_seeded(self.seed):
             self.mlp = energies.MLPEnergy(2, self.setting.widths, self.setting.activation)
         confinement = energies.Gaussian(torch.zeros(2), precision=self.precision)
         self.energy = self.mlp + confinement

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import ebm_fast as ef
+from ebm_fast.noise.foreign import torch_seeded
 from ebm_fast.objectives import players
 from ebm_fast.training import Alternating
 
@@ -44,8 +45,7 @@ def variational(p: Problem) -> Alternating:
 def _alternating(
     p: Problem, make: Callable[[], Any], rate: float = GENERATOR_RATE, betas: tuple[float, float] = (0.9, 0.999), **turns: int
 ) -> Alternating:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(p.seed)
+    with torch_seeded(p.seed):
         objective = make()
     optimizer = torch.optim.Adam(objective.generator_parameters(), rate, betas, fused=True)
     return Alternating(objective, optimizer, **turns)

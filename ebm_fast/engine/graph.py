@@ -98,7 +98,7 @@ class GraphTransition:
         self.track_gradients = inner.track_gradients
         self.recorder = Recorder(self.state.x.device)
         self._replay: Callable[[], None] | None = None
-        self._warm = False
+        self.warm = False
 
     def _work(self) -> None:
         if self.restarts:
@@ -108,9 +108,9 @@ class GraphTransition:
     def advance(self, num_steps: int) -> None:
         if num_steps != self.chunk or self.state.adapting:
             self.inner.advance(num_steps)
-        elif not self._warm:
+        elif not self.warm:
             self.recorder.warm(self._work)
-            self._warm = True
+            self.warm = True
         else:
             if self._replay is None:
                 self._replay = self.recorder.capture(self._work)  # recorded, not run; the host's counters move as if it had
@@ -232,7 +232,6 @@ def _run(energy: Energy, sampler: Any, state: ChainState, num_steps: int, condit
     key = _key(energy, sampler, state, num_steps, condition, backend, track)
     graphs = _captured.setdefault(energy, OrderedDict())
     captured = graphs.get(key)
-    before = state.x.clone() if captured is None else None
     try:
         if captured is None:
             captured = graphs[key] = Captured(energy, sampler, state.x, num_steps, condition, backend, track)
@@ -240,10 +239,10 @@ def _run(energy: Energy, sampler: Any, state: ChainState, num_steps: int, condit
                 graphs.popitem(last=False)
         graphs.move_to_end(key)
         return captured.run(state, num_steps, condition, track)
-    except RuntimeError as error:
+    except RuntimeError as error:  # state.x is as it was: the work is done on another tensor
         graphs.pop(key, None)
-        if before is not None:
-            state.x.copy_(before)
+        if captured is None or not captured.transition.warm:
+            raise  # an error of the energy's own, in steps that were not captured
         if forced:
             raise RuntimeError(f"strategy='graph' could not capture this energy ({error}); use strategy='step'") from error
         _uncapturable.add(energy)

@@ -27,7 +27,9 @@ def test_it_reads_held_out_digits(digits, classifier):
     assert accuracy > 0.97
 
 
-def test_the_seed_decides_everything(digits):
+def test_the_seed_decides_everything(digits, monkeypatch):
+    """And the global generators are left alone, of GPUs too."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeds every GPU"))
     images, labels = digits.train
     before = torch.get_rng_state()
     one, same, other = (train_classifier(images, labels, seed=seed, steps=3) for seed in (1, 1, 2))

@@ -234,8 +234,10 @@ def test_few_components_are_the_chain_of_many(count, move, fast, runner):
 NOTHING = dict.fromkeys(("samples", "energies", "counters", "divergence_step", "norm_sum"))  # is kept
 
 
-@pytest.mark.parametrize("name", ["diagonal 1", "diagonal 2", "double well 1", "double well 2", "rosenbrock 2", "funnel 2", "ring",
-                                  "mixture 2", "mixture 2 of 9"])  # fmt: skip
+IN_REGISTERS = ("diagonal 1", "diagonal 2", "double well 1", "double well 2", "rosenbrock 2", "funnel 2", "ring", "mixture 2")
+
+
+@pytest.mark.parametrize("name", [*IN_REGISTERS, "mixture 2 of 9"])
 def test_langevin_that_keeps_nothing_but_its_last_state(name, fast, runner):
     """The loop without options takes the steps of the one that has them, however they are cut into launches."""
     more = {"ring": TARGETS["ring"], "mixture 2 of 9": (few_components(9), 0.1)}

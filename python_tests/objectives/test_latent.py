@@ -148,7 +148,8 @@ def test_chains_have_the_gradient_of_their_law(name):
 
 def test_factor_analysis_is_learned():
     """Probabilistic PCA by LatentMLE: sigma^2 is the mean of the discarded eigenvalues of the data's covariance, W W' = U (L -
-    sigma^2) U' of the others (Tipping and Bishop 1999). Within 4 % of the largest eigenvalue, from 40 % off."""
+    sigma^2) U' of the others (Tipping and Bishop 1999). Within 4 % of the largest eigenvalue, from 40 % off; after six
+    steps of 0.25 it ends up to 7 % off, so 0.8 % (root mean square over 14 draws of the data)."""
     torch.manual_seed(0)
     x = torch.randn(400, 1) @ torch.tensor([[1.2, -0.8, 0.4]]) + 0.6 * torch.randn(400, 3)
     x = x - x.mean(0)
@@ -157,7 +158,7 @@ def test_factor_analysis_is_learned():
     generator = GaussianGenerator(nn.Linear(1, 3, bias=False), 1.2, trainable_std=True)
     with torch.no_grad():
         generator.network.weight.copy_(torch.tensor([[0.3], [0.2], [0.1]]))
-    objective = LatentMLE(JointEnergy(LatentPrior(1), generator), ef.MALA(step_size=0.25), 1, num_steps=6, seed=0)
+    objective = LatentMLE(JointEnergy(LatentPrior(1), generator), ef.MALA(step_size=0.15), 1, num_steps=12, seed=0)
     optimizer = torch.optim.Adam(objective.parameters(), lr=0.04)
 
     def covariance() -> Tensor:
@@ -166,12 +167,12 @@ def test_factor_analysis_is_learned():
 
     assert (covariance() - truth).abs().max() > 0.39 * values[-1]
     found = []
-    for i in range(150):
+    for i in range(120):
         loss, _ = objective(x)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if i >= 100:
+        if i >= 70:
             found.append(covariance())
     assert (torch.stack(found).mean(0) - truth).abs().max() < 0.04 * values[-1]
 

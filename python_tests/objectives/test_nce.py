@@ -278,14 +278,14 @@ def test_ranking_is_softmax_and_log_z_cancels():
     torch.testing.assert_close(
         ranking_nce_loss(r_data, row), ranking_nce_loss(r_data, row.expand(9, 4)), rtol=1e-13, atol=0
     )
-    energy, data = Quadratic(0.3, 1.2, c=0.0), gaussian_data(40)
+    energy, data = Quadratic(0.3, 1.2, c=0.0), gaussian_data(400)
     found = []
     for c in (0.0, 5.0):
         with torch.no_grad():
             energy.c.fill_(c)
         objective = RankingNCE(energy, gaussian_noise(), num_noise=3, seed=1)
         loss, metrics = objective(data)
-        assert 0.25 < metrics["accuracy"].item() < 1.0
+        assert 0.25 < metrics["accuracy"].item() < 1.0  # 0.42 +- 0.025, chance is 0.25
         found.append(torch.cat([loss.detach().view(1), gradient(loss, objective.parameters())]))
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-14)
     assert found[0][3].abs() < 1e-14, "no gradient in the constant"

@@ -171,7 +171,7 @@ def test_noise_is_around_its_datum(std):
         objective(data)
         states, _ = net.calls[step]
         assert len(net.calls) == step + 1 and torch.equal(states[:4000], data)
-        z = (states[4000:].view(4000, 3, 3) - data.unsqueeze(1)) / std
+        z = (states[4000:].view(4000, 3, 3) - data.unsqueeze(1)) / torch.as_tensor(std).to(data)
         bound = 5.5 / math.sqrt(2 * 12_000)
         assert bool(((z.square().mean((0, 1)) - 1).abs() < 2 * bound).all()) and 2 * bound < 0.08
         assert bool((z.mean((0, 1)).abs() < 2 * bound).all())

@@ -138,8 +138,10 @@ class Maker(nn.Module):
         return self.make(self.shift)
 
 
-@pytest.mark.parametrize("module", [Pair(), Maker(lambda m: Normal(m, 1.0)), Maker(lambda m: Independent(Normal(m, 1.0), 1))])
-def test_modules_of_others(module):
+@pytest.mark.parametrize("make", [Pair, lambda: Maker(lambda m: Normal(m, 1.0)),
+                                  lambda: Maker(lambda m: Independent(Normal(m, 1.0), 1))])  # fmt: skip
+def test_modules_of_others(make):
+    module = make()
     player, x = players.as_player(module), torch.randn(6, 2, dtype=F64)
     drawn = player.draw(5, seed=3, step=1)
     assert drawn.x.shape == (5, 2) and drawn.x.requires_grad

@@ -154,7 +154,8 @@ def newton(module: LinearScore, loss_of: object) -> None:
     gradient = torch.autograd.grad(loss_of(), theta, create_graph=True)[0]
     hessian = torch.stack([torch.autograd.grad(g, theta, retain_graph=True)[0] for g in gradient])
     with torch.no_grad():
-        theta -= torch.linalg.lstsq(hessian, gradient.detach(), driver="gelsd").solution
+        # On the CPU, since on a GPU there is no driver for a matrix without full rank.
+        theta -= torch.linalg.lstsq(hessian.cpu(), gradient.detach().cpu(), driver="gelsd").solution.to(theta)
 
 
 @pytest.mark.parametrize("make", [LinearScore, QuadraticEnergy])

@@ -162,18 +162,19 @@ def test_errors():
 
 
 def test_density_of_a_mixture_on_the_plane():
-    """Three Gaussians against quadrature, after 330 rounds with a flow four times as fast as the energy: model and flow within
-    0.12 nats of the truth, the bound within 0.15 of log Z and not above. The best single Gaussian is 0.72 nats away."""
+    """Three Gaussians against quadrature, after 330 rounds with a flow six times as fast as the energy: the model within 0.1 nats
+    of the truth, the flow within 0.12, the bound within 0.2 of log Z and not above. Over 16 seeds they were 0.03 +- 0.01, 0.06 +-
+    0.01 and 0.05 +- 0.03; the best single Gaussian is 0.72 nats away."""
     zuko = pytest.importorskip("zuko")
     truth, plane = three_gaussians(), Plane()
     # Beside the network a wide Gaussian, so that the model is a density however the network tends.
     energy = ef.energies.sum_of(network(), ef.energies.Gaussian(torch.zeros(2), precision=torch.full((2,), 0.3)))
     flow = zuko.flows.NSF(features=2, transforms=1, bins=8, hidden_features=(32,))
     objective = VariationalMLE(energy, flow, seed=2)
-    alternate(objective, truth.sample(20_000, seed=1), 330, (5e-3, 2e-2), 256)
+    alternate(objective, truth.sample(20_000, seed=1), 330, (5e-3, 3e-2), 512)
     with torch.no_grad():
         log_z = plane.log_integral(-energy(plane.points))
-        assert plane.distance(truth, -energy(plane.points) - log_z)[0] < 0.12
+        assert plane.distance(truth, -energy(plane.points) - log_z)[0] < 0.1
         assert plane.distance(truth, flow().log_prob(plane.points))[0] < 0.12
         bound = objective.generator_loss(20_000)[1]["log_z_bound"].item()
-    assert log_z - 0.15 < bound < log_z + 0.01
+    assert log_z - 0.2 < bound < log_z + 0.01

@@ -111,7 +111,7 @@ struct MixtureOf {
         if constexpr (MODE & GRAD) {
             V part[G];
             EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) part[g] = divide_moderate(broadcast<V>(-1.38629436f), total[g]);      // -2 ln 2
+            for (int g = 0; g < G; ++g) part[g] = quotient(broadcast<V>(-1.38629436f), total[g]);      // -2 ln 2
             EBM_FAST_UNROLL_EVENT
             for (int i = share.first(); i < dim; i = share.next(i + 1)) {      // by twos: a share begins with an even element
                 if (i + 2 <= dim) pull<V, G, 2>(mu, a, components, dim, x, i, weight, part, grad);
