@@ -23,7 +23,8 @@ SHARED_BYTES = 100 * 1024
 
 
 class ChainOnCpu:
-    """`chain_` by csrc/cuda/chain*.cu. most_steps: the longest launch; shared_bytes: what the device claims to have."""
+    """`chain_` by csrc/cuda/chain*.cu. most_steps: the longest launch; shared_bytes: what the device claims to have;
+    bare_launches: how many were of the loop without options."""
 
     def __init__(self, folder: Path, include: Path) -> None:
         self.folder, self.include = folder, include
@@ -36,13 +37,15 @@ class ChainOnCpu:
         subprocess.run([str(shutil.which("g++")), "-shared", *objects, "-o", str(library)], check=True)
         self.library = ctypes.CDLL(str(library))
         self.library.chain_space.restype = ctypes.c_int64
+        self.bare_launches = ctypes.c_int.in_dll(self.library, "bare_launches")
 
     def compile(self, part: str) -> str:
         source = (ROOT / "csrc/cuda" / f"{part}.cu").read_text()
         launcher = (ROOT / "csrc/cuda/chain.cuh").read_text()
         launched = launcher.replace("kernel<<<grid, threads, bytes, stream>>>(", "run_with_memory(grid, threads, bytes, kernel, ")
-        assert launched != launcher
-        (self.folder / "chain.cuh").write_text(launched)
+        counted = launched.replace("return start(bare_langevin<", "return ++bare_launches, start(bare_langevin<")
+        assert counted != launched != launcher
+        (self.folder / "chain.cuh").write_text(counted)
         for header in ("product.cuh", "chain_mlp.cuh"):  # in the folder of what they include
             (self.folder / header).write_text((ROOT / "csrc/cuda" / header).read_text())
         (self.folder / f"{part}.cu").write_text(source)

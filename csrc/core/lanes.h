@@ -57,6 +57,7 @@ inline I to_signed(U a) { return (I)a; }
 inline F to_float(I a) { return __builtin_convertvector(a, F); }
 inline F flip_sign(F a, I sign_bit) { return (F)((I)a ^ sign_bit); }
 inline F select(I mask, F a, F b) { return mask ? a : b; }
+inline F larger(F a, F b) { return a > b ? a : b; }
 template <class V> inline V quotient(V a, V b) { return a / b; }
 
 #if defined(__AVX512F__)
@@ -93,6 +94,8 @@ inline F to_float(U a) {
     return fma(to_float((I)(a >> 16)), broadcast<F>(65536.0f), to_float((I)(a & 0xFFFFu)));   // one rounding, as IEEE asks
 #endif
 }
+
+inline F sqrt_moderate(F a) { return sqrt(a); }
 
 // 32-bit words of GROUPS x W blocks, in vectors of 64-bit lanes: the even and the odd blocks of each group. The upper halves
 // hold rubbish, which costs nothing: the multiplier reads the lower halves only. Where registers allow, two groups side by

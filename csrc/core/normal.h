@@ -1,6 +1,6 @@
 // From 32-bit words to uniforms and normals. Written once over the value types:
 //   U words as lanes, I signed words, F float lanes  (scalar: uint32_t, int32_t, float).
-// Needed of them: to_float(I|U), bits_to_float(I), float_to_bits(F), fma(F, F, F), sqrt(F), select(I mask, F, F).
+// Needed of them: to_float(I|U), bits_to_float(I), float_to_bits(F), fma(F, F, F), sqrt_moderate(F), select(I mask, F, F).
 //
 // uniform(w)   = float(w) 2^-32 + 2^-33, in (0, 1]; every rounding is IEEE, so all backends agree bitwise
 // normals(w,v) = sqrt(-2 ln uniform(w)) (cos, sin)(2 pi a / 2^24),  a = signed top 24 bits of v
@@ -67,7 +67,7 @@ HD inline void cos_sin_turn(I v, F& c, F& s) {
 
 template <class F, class I, class U>
 HD inline void box_muller(U w, U v, F& z0, F& z1) {
-    const F r = sqrt(log_unit<F, I>(word_to_uniform<F, U>(w)) * broadcast<F>(-2.0f));
+    const F r = sqrt_moderate(log_unit<F, I>(word_to_uniform<F, U>(w)) * broadcast<F>(-2.0f));
     F c, s;
     cos_sin_turn<F, I>(to_signed(v), c, s);
     z0 = r * c;

@@ -23,7 +23,7 @@ HD inline float flip_sign(float a, int32_t sign_bit) { return bits_to_float(floa
 HD inline float select(bool mask, float a, float b) { return mask ? a : b; }
 HD inline float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 HD inline double fma(double a, double b, double c) { return ::fma(a, b, c); }
-// a / b for b in [1, 4], to half a unit in the last place or little more
+// a / b for b in [1, 2^60] and |a| < 2^60, to half a unit in the last place or little more
 HD inline float quotient(float a, float b) {
 #if defined(__CUDA_ARCH__)
     float r;
@@ -36,6 +36,20 @@ HD inline float quotient(float a, float b) {
 }
 HD inline double quotient(double a, double b) { return a / b; }
 HD inline float sqrt(float a) { return ::sqrtf(a); }
+HD inline float larger(float a, float b) { return ::fmaxf(a, b); }
+
+// sqrt(a), rounded as IEEE asks, where a is 0 or far from the ends of float32's range: what nvcc's own does there, without its
+// branch, which would part the instructions around it.
+HD inline float sqrt_moderate(float a) {
+#if defined(__CUDA_ARCH__)
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(a));
+    const float s = a * y;
+    return a == 0.0f ? a : ::fmaf(::fmaf(-s, s, a), 0.5f * y, s);
+#else
+    return ::sqrtf(a);
+#endif
+}
 
 HD inline void mulhilo(uint32_t a, uint32_t m, uint32_t& hi, uint32_t& lo) {
 #if defined(__CUDA_ARCH__)

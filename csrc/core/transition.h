@@ -216,15 +216,19 @@ HD inline void add_norms(const Share& share, Row grad, bool of_frozen, Status<V,
     }
 }
 
+// Whether a step of Langevin is x - s sigma^2 g + n sigma z and nothing more
+HD inline bool is_plain(const ChainParams& c) {
+    const double inf = __builtin_inf();
+    return !c.momentum && !(c.prior_precision != 0.0) && c.grad_clip == inf && c.step_lo == -inf && c.step_hi == inf &&
+           c.noise_lo == -inf && c.noise_hi == inf && c.grad_clip_norm == inf;
+}
+
 // x <- clamp(clamp(x - s (clip(g) + p x)) + n z), or one of its two moves alone; z = a.proposal
 template <class V, int G, class Share, class Row>
 HD inline void langevin_move(const Share& share, const ChainParams& c, const Arrays<V, Row>& a, bool moved, bool noisy,
                              const Numbers<V, G>& now, const V (&shrink)[G], const Status<V, G>& status) {
     const double inf = __builtin_inf();
-    const bool plain = moved && !c.momentum && !status.any_frozen && !(c.prior_precision != 0.0) && c.grad_clip == inf &&
-                       c.step_lo == -inf && c.step_hi == inf && c.noise_lo == -inf && c.noise_hi == inf &&
-                       c.grad_clip_norm == inf;
-    if (plain) {
+    if (moved && !status.any_frozen && is_plain(c)) {
         EBM_FAST_EACH(i, share) {
             const V sigma = scale_at<V>(share, a.scale, i);
             EBM_FAST_UNROLL

@@ -16,6 +16,29 @@ struct Column {
     __device__ float& operator[](int i) const { return at[static_cast<int64_t>(i) * stride]; }
 };
 
+// Where the thread of a chain finds the parameters and its scratch: in memory; or where the compiler knows their numbers, HELD
+// and OWN, parameters that the thread block has packed into shared memory, and scratch in registers.
+template <class Energy, bool = (Energy::HELD > 0)>
+struct Place {
+    using Scratch = Column;
+    const float* parameters;
+    const Column scratch;
+    __device__ Place(const ChainLaunch& l, float* memory)
+        : parameters(l.parameters), scratch{(l.space ? l.space + blockIdx.x * l.block_floats : memory) + threadIdx.x, l.chains} {}
+};
+template <class Energy>
+struct Place<Energy, true> {
+    using Scratch = float*;
+    const float* parameters;
+    float scratch[Energy::OWN];
+    __device__ Place(const ChainLaunch& l, float*) {
+        alignas(16) __shared__ float packed[Energy::HELD];
+        for (int i = threadIdx.x; i < Energy::HELD; i += l.chains) packed[i] = Energy::held_at(l.c, i);
+        __syncthreads();
+        parameters = packed;
+    }
+};
+
 // The chains of a thread block, for energies that are evaluated for all of them at once.
 struct Tile {
     float* scratch;
@@ -31,7 +54,7 @@ __device__ __noinline__ float evaluate_together(const float* p, const int64_t* i
     return energy;
 }
 
-template <class Energy, class Share, class Events>
+template <class Energy, class Share, class Events, class Scratch = Column>
 struct ChainThread {
     const ChainParams& c;
     const Share share;
@@ -40,17 +63,17 @@ struct ChainThread {
     const Counter key;
     const int64_t index;  // of the chain in memory
     const bool exists;  // else a copy of the last chain fills the block up: it may be behind or ahead, and writes nothing
-    const Column scratch;  // of the chain
+    const Scratch scratch;  // of the chain
     uint64_t first_step;
     double stretch = 1.0;  // largest element of the scale
     Numbers<float, 1> now;
 
-    __device__ ChainThread(const ChainLaunch& l, const Share& mine, const Tile& block, int64_t chain, bool is_real,
-                           const Column& own)
+    __device__ ChainThread(const ChainLaunch& l, const float* parameters, const Share& mine, const Tile& block, int64_t chain,
+                           bool is_real, const Scratch& own)
         : c(l.c),
           share(mine),
           tile(block),
-          view{l.parameters, static_cast<int>(l.c.dim), l.c.integers},
+          view{parameters, static_cast<int>(l.c.dim), l.c.integers},
           key(make_counter(l.c.stream)),
           index(chain),
           exists(is_real),
@@ -174,20 +197,58 @@ struct ChainThread {
         for (int k = 0; k < COUNTERS; ++k) c.counters[index * COUNTERS + k] = *totals[k];
         if (c.norm_sum) c.norm_sum[index] = status.norm_sum[0];
     }
+
+    // The same steps where `is_bare`. The noise of the next step is drawn beside the evaluation, which it does not wait for.
+    __device__ void run_bare(const ChainLaunch& l, Events x, Events grad, Events noise) {
+        const float step_size = static_cast<float>(c.step_size.value), noise_std = static_cast<float>(c.noise_std.value);
+        load(c.x, x);
+        normals(noise, l.begin, PURPOSE_LANGEVIN);
+        evaluate<GRAD>(x, grad, nullptr);
+        for (int64_t t = l.begin + 1;; ++t) {
+            EBM_FAST_EACH(i, share) x[i] = fma(noise_std, noise[i], fma(-step_size, grad[i], x[i]));
+            if (t == l.end) break;
+            normals(noise, t, PURPOSE_LANGEVIN);
+            evaluate<GRAD>(x, grad, nullptr);
+        }
+        store(x, c.x);
+    }
 };
+
+// Langevin steps without options or schedules that leave their last state behind and nothing else
+inline bool is_bare(const ChainParams& c) {
+    return c.transition == TransitionKind::langevin && is_plain(c) && !c.scale && !c.noise_first && !c.step_size.at &&
+           !c.noise_std.at && c.noise_std.value != 0.0 && !c.guard && !c.norm_sum && !c.energy && !c.grad && !c.samples &&
+           !c.energies && !c.hamiltonians && !c.mean;
+}
 
 constexpr int REGISTER_THREADS = 128, TEAM_THREADS = 256;
 
 template <class Energy, int DIM, TransitionKind KIND>
 __global__ void __launch_bounds__(REGISTER_THREADS, 4) chain_in_registers(const __grid_constant__ ChainLaunch l) {
     EBM_FAST_DYNAMIC_SHARED(memory);
+    Place<Energy> place(l, reinterpret_cast<float*>(memory));
     const int64_t index = static_cast<int64_t>(blockIdx.x) * l.chains + threadIdx.x;
     if (index >= l.c.chains) return;
-    float* block = l.space ? l.space + blockIdx.x * l.block_floats : reinterpret_cast<float*>(memory);
     float x[DIM], grad[DIM] = {}, momentum[DIM], proposal[DIM], proposal_grad[DIM], before[DIM], mean[DIM], squares[DIM];
     const Arrays<float, float*> arrays = {x, grad, momentum, proposal, proposal_grad, before, l.c.scale};
-    ChainThread<Energy, Exactly<DIM>, float*> thread(l, Exactly<DIM>(), Tile{}, index, true, {block + threadIdx.x, l.chains});
+    using Thread = ChainThread<Energy, Exactly<DIM>, float*, typename Place<Energy>::Scratch>;
+    Thread thread(l, place.parameters, Exactly<DIM>(), Tile{}, index, true, place.scratch);
     thread.run(KIND, l, arrays, mean, squares);
+}
+
+// A loop of a few hundred instructions, where that of all the options has thousands and the energy's code several times.
+template <class Energy, int DIM>
+__global__ void __launch_bounds__(REGISTER_THREADS, 5) bare_langevin(const __grid_constant__ ChainLaunch l) {
+    EBM_FAST_DYNAMIC_SHARED(memory);
+    Place<Energy> place(l, reinterpret_cast<float*>(memory));
+    const int64_t index = static_cast<int64_t>(blockIdx.x) * l.chains + threadIdx.x;
+    if (index >= l.c.chains) return;
+    float x[DIM], grad[DIM], noise[DIM], held[Energy::HELD + 1];
+    EBM_FAST_UNROLL
+    for (int i = 0; i < Energy::HELD; ++i) held[i] = place.parameters[i];
+    using Thread = ChainThread<Energy, Exactly<DIM>, float*, typename Place<Energy>::Scratch>;
+    Thread thread(l, Energy::HELD > 0 ? held : place.parameters, Exactly<DIM>(), Tile{}, index, true, place.scratch);
+    thread.run_bare(l, x, grad, noise);
 }
 
 template <class Energy>
@@ -205,7 +266,7 @@ __global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER ? 1 : 2) chain_
     const Tile tile = {scratch, l.chains, chain, thread, l.chains * l.team};
     const Team team = {static_cast<int>(l.c.dim), thread % l.team, l.team};
     const Column own = {scratch + chain * Energy::scratch(l.c, 1), 1};
-    ChainThread<Energy, Team, Row> machine(l, team, tile, wanted < last ? wanted : last, wanted <= last, own);
+    ChainThread<Energy, Team, Row> machine(l, l.parameters, team, tile, wanted < last ? wanted : last, wanted <= last, own);
     machine.run(l.c.transition, l, arrays, row(MEAN), row(SQUARES));
 }
 
@@ -230,6 +291,7 @@ void start(Kernel kernel, int64_t blocks, int threads, int64_t bytes, cudaStream
 
 template <class Energy, int DIM>
 void run_in_registers(const ChainLaunch& l, int64_t blocks, int threads, int64_t bytes, cudaStream_t stream) {
+    if (is_bare(l.c)) return start(bare_langevin<Energy, DIM>, blocks, threads, bytes, stream, l);
     switch (l.c.transition) {
         case TransitionKind::langevin:
             return start(chain_in_registers<Energy, DIM, TransitionKind::langevin>, blocks, threads, bytes, stream, l);
@@ -246,10 +308,14 @@ void run_in_registers(const ChainLaunch& l, int64_t blocks, int threads, int64_t
 template <class E>
 struct Elementwise {
     using Core = E;
-    static constexpr int TOGETHER = 0;
+    static constexpr int TOGETHER = 0, HELD = 0;
     static int64_t packed(const ChainParams&) { return 0; }
     static HD int64_t scratch(const ChainParams&, int) { return 0; }
     static double work(const ChainParams& c) { return 20.0 * static_cast<double>(c.dim) + 50.0; }
+    template <int DIM>
+    static void in_registers(const ChainLaunch& l, int64_t blocks, int threads, int64_t bytes, cudaStream_t stream) {
+        run_in_registers<Elementwise, DIM>(l, blocks, threads, bytes, stream);
+    }
 };
 
 template <class E, class = void>
@@ -268,7 +334,7 @@ template <class E, int... DIMS>
 ChainEnergy chain_energy() {
     const auto run = [](const ChainLaunch& l, int64_t blocks, int threads, int64_t bytes, cudaStream_t stream) {
         if (l.team) return start(chain_in_teams<E>, blocks, threads, bytes, stream, l);
-        ((l.c.dim == DIMS ? run_in_registers<E, DIMS>(l, blocks, threads, bytes, stream) : void()), ...);
+        ((l.c.dim == DIMS ? E::template in_registers<DIMS>(l, blocks, threads, bytes, stream) : void()), ...);
     };
     constexpr unsigned registers = ((1u << DIMS) | ... | 0u);
     return {E::TOGETHER, registers, E::packed, E::scratch, E::work, Packer<E>::function, run};

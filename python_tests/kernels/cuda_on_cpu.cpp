@@ -136,7 +136,7 @@ int __syncthreads_or(int a) { return any_of(whole_block, a, 0, whole_block.expec
 
 // A device with one processor: small tensors then go several times round the grid-stride loop.
 #ifndef PART  // of the whole chain: the rest of it has these
-int shared_bytes = sizeof dynamic_memory;
+int shared_bytes = sizeof dynamic_memory, bare_launches = 0;
 extern "C" cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 extern "C" cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
     return *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? shared_bytes : 1, cudaSuccess;
@@ -144,6 +144,8 @@ extern "C" cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, 
 extern "C" cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 extern "C" cudaError_t cudaGetLastError() { return cudaSuccess; }
 extern "C" const char* cudaGetErrorString(cudaError_t) { return ""; }
+#else
+extern int bare_launches;
 #endif
 
 #define __noinline__ __attribute__((noinline))  // after all of the standard library, which has the word for itself

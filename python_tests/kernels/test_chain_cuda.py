@@ -119,7 +119,7 @@ SIZES: dict[str, tuple[SimpleNamespace, float]] = {
     "logistic 30": (descriptor("logistic_regression", 30, (150,), 1.0, normal(150, 30)), 0.03),
     "mlp 270": (descriptor("mlp", 270, (1, 2, 19, 40), 0.1, mlp(270, (19, 40))), 0.05),
 }
-SHARED = ("diagonal 27", "diagonal 5001", "mixture 2", "rosenbrock 45", "phi four 63", "dense 2", "logistic 30")
+SHARED = ("diagonal 27", "diagonal 5001", "mixture 27", "rosenbrock 45", "phi four 63", "dense 2", "logistic 30")
 BASE = {"seed": 2**63 + 5, "step": 2**32 - 12, "chain_offset": 11}
 
 
@@ -202,6 +202,64 @@ def test_launches_batches_and_memory_change_no_bit(name, move, fast, runner):
     if hasattr(whole, "momentum"):
         part["momentum"] = normal(n, target.dim, seed=9)[3:5].clone()
     assert torch.equal(fast(target, x[3:5], **part).samples, whole.samples[:, 3:5])
+
+
+def few_components(count: int) -> SimpleNamespace:
+    return descriptor("mixture", 2, (count,), normal(count), 2 * normal(count, 2), normal(count, 2, seed=1).exp())
+
+
+def with_idle_components(target: SimpleNamespace, count: int) -> SimpleNamespace:
+    """The same mixture of `count` components, the new ones of weight 0: more than the code for a few takes."""
+    have = target.integers[0]
+    c, mu, a = target.parameters.split([have, 2 * have, 2 * have])
+    more = count - have
+    return descriptor("mixture", 2, (count,), c, torch.full((more,), -math.inf), mu, torch.zeros(2 * more), a,
+                      torch.ones(2 * more))  # fmt: skip
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_few_components_are_the_chain_of_many(count, move, fast, runner):
+    """To the last bit: the number of components that the compiler knew, and those that fill it up, change nothing."""
+    target, options = few_components(count), options_of(move, 0.2)
+    few = fast(target, start(target, N), **options)
+    many = fast(with_idle_components(target, 9), start(target, N), **options)
+    assert_same_bits(few, many)
+    other = fast(few_components(count + 1), start(target, N), **options)
+    assert not torch.equal(few.x, other.x)
+    if runner is not through_gpu:
+        assert_same_bits(few, on_cpu(target, start(target, N), **options), 1e-13)
+
+
+NOTHING = dict.fromkeys(("samples", "energies", "counters", "divergence_step", "norm_sum"))  # is kept
+
+
+IN_REGISTERS = ("diagonal 1", "diagonal 2", "double well 1", "double well 2", "rosenbrock 2", "funnel 2", "ring", "mixture 2")
+
+
+@pytest.mark.parametrize("name", [*IN_REGISTERS, "mixture 2 of 9"])
+def test_langevin_that_keeps_nothing_but_its_last_state(name, fast, runner):
+    """The loop without options takes the steps of the one that has them, however they are cut into launches."""
+    more = {"ring": TARGETS["ring"], "mixture 2 of 9": (few_components(9), 0.1)}
+    target, size = {**SIZES, **more}[name]
+    n, emulated = 150, isinstance(runner, ChainOnCpu)  # the last thread block has threads to spare
+    x, options = start(target, n), {**options_of("langevin", size), "noise_std": 0.2}
+    before = runner.bare_launches.value if emulated else 0
+    full = fast(target, x, **options).x
+    assert not emulated or runner.bare_launches.value == before
+    assert torch.equal(fast(target, x, **options, **NOTHING).x, full)
+    assert not emulated or runner.bare_launches.value == before + 1
+    limit(runner, 7)
+    assert torch.equal(fast(target, x, **options, **NOTHING).x, full)
+    limit(runner, 0)
+    late = {**options, "steps": 1, "rng": torch.tensor([BASE["seed"] - 2**64, BASE["step"] + K - 1])}
+    late |= {"seed": 0, "step": 0}
+    early = fast(target, x, **{**options, "steps": K - 1}, **NOTHING).x
+    assert torch.equal(fast(target, early, **late, **NOTHING).x, full)
+    assert not torch.equal(early, full)
+    for option in ({"grad_clip": 0.1}, {"prior_precision": 0.5}, {"scale": torch.full((target.dim,), 0.5)}, {"noise_first": True},
+                   {"step_bounds": (-0.1, 0.1)}, {"noise_bounds": (-0.1, 0.1)}, {"grad_clip_norm": 0.1}):  # fmt: skip
+        assert not torch.equal(fast(target, x, **options, **NOTHING, **option).x, full), option
 
 
 @pytest.mark.parametrize("move", MOVES)

@@ -57,9 +57,11 @@ struct GaussianDense {
 };
 
 // E = -log sum_m exp(c_m - 1/2 sum_d a_md (x_d - mu_md)^2);  parameters c(M), mu(M d), a(M d); M = n0.
-// Packed for powers of two: c log2 e, mu, -1/2 a log2 e.
-struct Mixture {
-    static constexpr int BLOCK = 4;        // components side by side
+// Packed for powers of two: c log2 e, mu, -1/2 a log2 e. MOST > 0: M as the compiler knows it, whatever n0 says.
+template <int MOST>
+struct MixtureOf {
+    static constexpr int BLOCK = MOST > 0 ? MOST : 4;        // components side by side
+    static HD int count(const EnergyView& q) { return MOST > 0 ? MOST : q.n0(); }
     static HD int64_t packed_size(const EnergyView& q) { return static_cast<int64_t>(q.n0()) * (1 + 2 * q.dim); }
     static HD float packed_at(const EnergyView& q, int64_t i) {
         constexpr double LOG2_E = 1.4426950408889634;
@@ -67,13 +69,20 @@ struct Mixture {
         if (i < components) return static_cast<float>(q.p[i] * LOG2_E);
         return i < precisions ? q.p[i] : static_cast<float>(q.p[i] * (-0.5 * LOG2_E));
     }
+    // Of MOST components, the missing ones with the weight 0: no bit of a chain depends on them.
+    static HD float filled_at(const EnergyView& q, int i) {
+        const int there = q.n0(), row = MOST * q.dim;
+        if (i < MOST) return i < there ? packed_at(q, i) : -__builtin_inff();
+        const int part = (i - MOST) / row, at = (i - MOST) % row;
+        return at < there * q.dim ? packed_at(q, there + part * there * q.dim + at) : 0.0f;
+    }
     static void pack(const EnergyView& q, float* out) {
         for (int64_t i = 0; i < packed_size(q); ++i) out[i] = packed_at(q, i);
     }
     static HD int64_t scratch(const EnergyView& q) { return q.n0(); }
     template <class V, int G, int MODE, class Share, class Row, class Scratch>
     static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch weight) {
-        const int components = q.n0(), dim = share.dim, whole = components / BLOCK * BLOCK;
+        const int components = count(q), dim = share.dim, whole = components / BLOCK * BLOCK;
         const float *c = q.p, *mu = c + components, *a = mu + components * dim;
         V top[G], total[G];
         EBM_FAST_UNROLL
@@ -85,12 +94,13 @@ struct Mixture {
         if constexpr (Share::SPLIT) {
             share.sync();
             for (int m = 0; m < components; ++m) EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) top[g] = weight[m * G + g] > top[g] ? weight[m * G + g] : top[g];
+            for (int g = 0; g < G; ++g) top[g] = larger(weight[m * G + g], top[g]);
             share.sync();
             for (int m = share.index(); m < components; m += share.size()) EBM_FAST_UNROLL
             for (int g = 0; g < G; ++g) weight[m * G + g] = exp2_weight(weight[m * G + g] - top[g]);
             share.sync();
         }
+        EBM_FAST_UNROLL_EVENT
         for (int m = 0; m < components; ++m) EBM_FAST_UNROLL
         for (int g = 0; g < G; ++g) {
             if constexpr (!Share::SPLIT) weight[m * G + g] = exp2_weight(weight[m * G + g] - top[g]);
@@ -101,7 +111,7 @@ struct Mixture {
         if constexpr (MODE & GRAD) {
             V part[G];
             EBM_FAST_UNROLL
-            for (int g = 0; g < G; ++g) part[g] = broadcast<V>(-1.38629436f) / total[g];      // -2 ln 2
+            for (int g = 0; g < G; ++g) part[g] = quotient(broadcast<V>(-1.38629436f), total[g]);      // -2 ln 2
             EBM_FAST_UNROLL_EVENT
             for (int i = share.first(); i < dim; i = share.next(i + 1)) {      // by twos: a share begins with an even element
                 if (i + 2 <= dim) pull<V, G, 2>(mu, a, components, dim, x, i, weight, part, grad);
@@ -130,17 +140,20 @@ struct Mixture {
         }
         EBM_FAST_UNROLL
         for (int j = 0; j < N; ++j) EBM_FAST_UNROLL
-        for (int g = 0; g < G; ++g) {
-            const V value = sum[j][g];
-            out[(m + j) * G + g] = value;
-            top[g] = value > top[g] ? value : top[g];
-        }
+        for (int g = 0; g < G; ++g) out[(m + j) * G + g] = sum[j][g];
+        EBM_FAST_UNROLL
+        for (int by = 1; by < N; by *= 2) EBM_FAST_UNROLL
+        for (int j = 0; j + by < N; j += 2 * by) EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) sum[j][g] = larger(sum[j][g], sum[j + by][g]);
+        EBM_FAST_UNROLL
+        for (int g = 0; g < G; ++g) top[g] = larger(sum[0][g], top[g]);
     }
 
     template <class V, int G, int N, class Row, class Scratch>
     static HD void pull(const float* mu, const float* a, int components, int dim, Row x, int i, Scratch weight,
                         const V (&part)[G], Row grad) {
         V sum[N][G] = {};
+        EBM_FAST_UNROLL_EVENT
         for (int m = 0; m < components; ++m) EBM_FAST_UNROLL
         for (int j = 0; j < N; ++j) {
             const V centre = broadcast<V>(mu[m * dim + i + j]), precision = broadcast<V>(a[m * dim + i + j]);
@@ -152,5 +165,6 @@ struct Mixture {
         for (int g = 0; g < G; ++g) grad[(i + j) * G + g] = sum[j][g] * part[g];
     }
 };
+using Mixture = MixtureOf<0>;
 
 EBM_FAST_CORE_END
