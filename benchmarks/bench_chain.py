@@ -98,7 +98,7 @@ def fastest_compiled(energy: Any, start: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def jax_chain(energy: Any, start: Tensor, steps: int, precision: str = "float32") -> Callable[[], object]:
-    """The same chain as one jitted scan; JAX rounds float32 products to tf32 on a GPU unless told otherwise, as torch does not."""
+    """The same chain as one jitted scan. JAX rounds float32 products to tf32 on a GPU unless told otherwise; torch does not."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the memory too
     import jax
     import jax.numpy as jnp
