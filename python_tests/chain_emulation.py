@@ -44,6 +44,7 @@ class ChainOnCpu:
         launcher = (ROOT / "csrc/cuda/chain.cuh").read_text()
         launched = launcher.replace("kernel<<<grid, threads, bytes, stream>>>(", "run_with_memory(grid, threads, bytes, kernel, ")
         counted = launched.replace("return start(bare_langevin<", "return ++bare_launches, start(bare_langevin<")
+        counted = counted.replace("return start(chain_in_teams<E, true>", "return ++bare_launches, start(chain_in_teams<E, true>")
         assert counted != launched != launcher
         (self.folder / "chain.cuh").write_text(counted)
         for header in ("product.cuh", "chain_mlp.cuh"):  # in the folder of what they include

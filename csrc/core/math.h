@@ -105,10 +105,26 @@ HD inline V sigmoid(V x) {
     return quotient(select(x >= broadcast<V>(0.0f), one, u), one + u);
 }
 
+#if defined(__CUDA_ARCH__)
+// (1 - t) / (1 + t), t = e^{-2 |x|}, or x + x^3 P(x^2) for small x (Cephes): 3 units in the last place, in a third of the instructions
+// that the form for all machines takes
+HD inline float short_tanh(float x) {
+    constexpr float coefficient[] = {-3.33332819422e-1f, 1.33314422036e-1f, -5.37397155531e-2f, 2.06390887954e-2f,
+                                     -5.70498872745e-3f};
+    const float a = absolute(x), z = x * x;
+    float t;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(t) : "f"(a * -2.88539008f));
+    return a < 0.55f ? fma(horner(coefficient, z) * z, x, x) : with_sign(quotient(1.0f - t, 1.0f + t), x);
+}
+#endif
+
 // -e / (e + 2) with e = e^{-2 |x|} - 1 = 2^k (e^r - 1) + 2^k - 1: small arguments keep k = 0 and all their digits. What the two sums
 // lose is put back to first order, where 1 / (e + 2) = (1 + q) / 2 of the quotient q.
 template <class V>
 HD inline V tanh(V x) {
+#if defined(__CUDA_ARCH__)
+    if constexpr (sizeof(V) == sizeof(float)) return short_tanh(x);
+#endif
     constexpr float coefficient[] = {0.499999982f, 0.166665434f, 0.0416672007f, 0.00836654713f, 0.00138825164f};
     typename Bits<V>::type k;
     V r, a = absolute(x);

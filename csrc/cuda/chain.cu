@@ -39,6 +39,12 @@ int team_of(const ChainEnergy& energy, int64_t dim) {
     return dim <= 8 ? 1 : dim <= 32 ? 4 : dim <= 64 ? 8 : dim <= 4096 ? 32 : 256;
 }
 
+#if defined(EBM_FAST_ON_CPU)
+constexpr int TOGETHER_THREADS = 64;  // each is a context of its own there
+#else
+constexpr int TOGETHER_THREADS = 256;  // of a block whose chains are evaluated together, at least
+#endif
+
 struct Plan {
     int64_t blocks, packed, shared_bytes, space_floats;
     int threads;
@@ -71,20 +77,25 @@ Plan plan(const ChainEnergy& energy, ChainLaunch& l) {
     for (int k = 0; k < 8; ++k) l.slots[k] = used[k] ? l.arrays++ : 0;
     l.team = team_of(energy, c.dim);
     const int team = std::max(l.team, 1), most_chains = l.team == 0 ? 128 : std::max((energy.together ? 256 : 128) / team, 1);
-    const int fewest = std::max(energy.together, std::max(32 / team, 1));
+    const int fewest = std::max(energy.together, std::max(32 / team, 1));  // whole warps
     const int64_t quads = (c.dim + 3) / 4 * 4;
     l.stride = 0;  // neighbouring threads then use different banks of shared memory
     if (l.team) l.stride = static_cast<int>(team < 32 ? team * ((quads + team - 1) / team | 1) : quads);
     if (l.team == 0) l.arrays = 0;
     const auto floats = [&](int chains) { return l.arrays * int64_t(l.stride) * chains + energy.scratch(c, chains); };
     const int64_t processors = attribute(cudaDevAttrMultiProcessorCount);
-    const int64_t most_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 2048, wide_bytes = most_bytes / 2;
-    int chains = most_chains;  // fewer where that gives every processor work, or memory asks for it
-    while (chains > fewest && ((c.chains + chains - 1) / chains < 2 * processors || floats(chains) * 4 > wide_bytes)) chains /= 2;
+    const int64_t most_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 2048;
+    // Fewer chains a block where that gives every processor work, or memory asks for it; chains that are evaluated together share
+    // what is read of the parameters.
+    const int64_t enough = energy.together ? processors * 7 / 8 : 2 * processors,
+                  wide = energy.together ? most_bytes : most_bytes / 2;
+    int chains = most_chains;
+    while (chains > fewest && ((c.chains + chains - 1) / chains < enough || floats(chains) * 4 > wide)) chains /= 2;
     l.chains = chains;
     l.block_floats = aligned_up(floats(chains));
     Plan p;
-    p.threads = chains * team;
+    p.threads = energy.together ? std::max(chains * team, TOGETHER_THREADS) : chains * team;
+    l.threads = p.threads;
     p.blocks = (c.chains + chains - 1) / chains;
     p.packed = energy.packed(c);
     const bool shared = floats(chains) * 4 <= most_bytes;

@@ -39,18 +39,19 @@ struct Place<Energy, true> {
     }
 };
 
-// The chains of a thread block, for energies that are evaluated for all of them at once.
+// The chains of a thread block, for energies that are evaluated for all of them at once, by more threads than look after chains.
 struct Tile {
     float* scratch;
     int chains, chain;  // chain: this thread's
     int thread, threads;
+    bool helps;  // this thread looks after none
 };
 
 // A function of its own: inlined at each of its ten calls it would take the compiler most of its time.
 template <class Energy, int MODE>
-__device__ __noinline__ float evaluate_together(const float* p, const int64_t* integers, Tile tile, Team share, Row x, Row grad,
-                                                float energy) {
-    Energy::template evaluate<MODE>(EnergyView{p, share.dim, integers}, tile, share, x, grad, energy);
+__device__ __noinline__ float evaluate_together(EnergyView view, Tile tile, Team share, Row x, Row grad) {
+    float energy = 0.0f;
+    Energy::template evaluate<MODE>(view, tile, share, x, grad, energy);
     return energy;
 }
 
@@ -88,7 +89,8 @@ struct ChainThread {
 
     template <int MODE> __device__ void evaluate(Events x, Events grad, float* energy) {
         if constexpr (Energy::TOGETHER > 0) {
-            *energy = evaluate_together<Energy, MODE>(view.p, view.integers, tile, share, x, grad, *energy);
+            const float found = evaluate_together<Energy, MODE>(view, tile, share, x, grad);
+            if (MODE & VALUE) *energy = found;
         } else {
             share.sync();
             Energy::Core::template evaluate<float, 1, MODE>(view, share, x, grad, energy, scratch);
@@ -210,7 +212,7 @@ struct ChainThread {
             normals(noise, t, PURPOSE_LANGEVIN);
             evaluate<GRAD>(x, grad, nullptr);
         }
-        store(x, c.x);
+        if (exists) store(x, c.x);
     }
 };
 
@@ -251,11 +253,14 @@ __global__ void __launch_bounds__(REGISTER_THREADS, 5) bare_langevin(const __gri
     thread.run_bare(l, x, grad, noise);
 }
 
-template <class Energy>
+// BARE: the loop of `run_bare` alone
+template <class Energy, bool BARE>
 __global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER ? 1 : 2) chain_in_teams(const __grid_constant__ ChainLaunch l) {
     EBM_FAST_DYNAMIC_SHARED(memory);
     float* block = l.space ? l.space + blockIdx.x * l.block_floats : reinterpret_cast<float*>(memory);
-    const int thread = threadIdx.x, chain = thread / l.team, quarter = static_cast<int>((l.c.dim + 3) / 4);
+    const int thread = threadIdx.x, quarter = static_cast<int>((l.c.dim + 3) / 4);
+    const bool helps = thread >= l.chains * l.team;  // whole warps, whose events have no elements
+    const int chain = helps ? l.chains - 1 : thread / l.team;
     const int64_t last = l.c.chains - 1, wanted = static_cast<int64_t>(blockIdx.x) * l.chains + chain;
     const auto row = [&](int slot) {
         return Row{block + (l.slots[slot] * l.chains + chain) * static_cast<int64_t>(l.stride), quarter};
@@ -263,11 +268,13 @@ __global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER ? 1 : 2) chain_
     const Arrays<float, Row> arrays = {row(STATE),          row(SLOPE),  row(MOMENTUM), row(PROPOSAL),
                                        row(PROPOSAL_SLOPE), row(BEFORE), l.c.scale};
     float* scratch = block + l.arrays * l.chains * static_cast<int64_t>(l.stride);
-    const Tile tile = {scratch, l.chains, chain, thread, l.chains * l.team};
-    const Team team = {static_cast<int>(l.c.dim), thread % l.team, l.team};
+    const Tile tile = {scratch, l.chains, chain, thread, l.threads, helps};
+    const Team team = {helps ? 0 : static_cast<int>(l.c.dim), thread % l.team, l.team};
     const Column own = {scratch + chain * Energy::scratch(l.c, 1), 1};
-    ChainThread<Energy, Team, Row> machine(l, l.parameters, team, tile, wanted < last ? wanted : last, wanted <= last, own);
-    machine.run(l.c.transition, l, arrays, row(MEAN), row(SQUARES));
+    const bool exists = wanted <= last && !helps;
+    ChainThread<Energy, Team, Row> machine(l, l.parameters, team, tile, wanted < last ? wanted : last, exists, own);
+    if constexpr (BARE) machine.run_bare(l, arrays.x, arrays.grad, arrays.proposal);
+    else machine.run(l.c.transition, l, arrays, row(MEAN), row(SQUARES));
 }
 
 template <class Energy>
@@ -333,7 +340,8 @@ struct Packer<E, decltype(E::packed_at(ChainParams{}, 0), void())> {
 template <class E, int... DIMS>
 ChainEnergy chain_energy() {
     const auto run = [](const ChainLaunch& l, int64_t blocks, int threads, int64_t bytes, cudaStream_t stream) {
-        if (l.team) return start(chain_in_teams<E>, blocks, threads, bytes, stream, l);
+        if (l.team && is_bare(l.c)) return start(chain_in_teams<E, true>, blocks, threads, bytes, stream, l);
+        if (l.team) return start(chain_in_teams<E, false>, blocks, threads, bytes, stream, l);
         ((l.c.dim == DIMS ? E::template in_registers<DIMS>(l, blocks, threads, bytes, stream) : void()), ...);
     };
     constexpr unsigned registers = ((1u << DIMS) | ... | 0u);

@@ -14,7 +14,7 @@ struct ChainLaunch {
     int64_t block_floats;
     int64_t begin, end;  // steps of this launch
     bool carried, finish;
-    int team, chains;  // threads a chain, chains a block
+    int team, chains, threads;  // threads a chain; chains and threads a block
     int slots[8];  // number of each array in a block's space, in the order of `Slot`
     int stride, arrays;  // floats between the chains of an array; number of arrays
 };

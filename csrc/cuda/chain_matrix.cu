@@ -23,8 +23,8 @@ struct DenseGaussians {
         EBM_FAST_EACH(i, share) y[i * tile.chains + tile.chain] = x[i] - mu[i];
         __syncthreads();
         tile_product(
-            tile, q.p, q.dim, q.dim, y, [](int, int) { return float4{}; },
-            [&](int r, int c, float4 v) { four_at(product, tile.chains, r, c) = v; });
+            tile, q.p, q.dim, q.dim, y, 1, [](int, int) { return float4{}; },
+            [&](int, int r, int c, float4 v) { four_at(product, tile.chains, r, c) = v; });
         __syncthreads();
         double sum = 0.0;
         EBM_FAST_EACH(i, share) {
@@ -36,11 +36,11 @@ struct DenseGaussians {
     }
 };
 
-// E = sum_n softplus(-S_n x) + 1/2 al |x|^2;  packed: S transposed, S, al. ROWS rows of S at a time. Scratch: x, their margins,
-// the gradient.
+// E = sum_n softplus(-S_n x) + 1/2 al |x|^2;  packed: S transposed, S, al. ROWS rows of S at a time, which the gradient adds up in
+// SLICES, since an event may have fewer elements than a block has threads. Scratch: x, their margins, the gradient, its slices.
 struct LogisticRegressions {
     static constexpr int TOGETHER = 4;
-    static constexpr int ROWS = 64;
+    static constexpr int ROWS = 256, SLICES = 8;
     static HD int64_t rows(const ChainParams& c) { return c.integers[0]; }
     static HD int64_t forward_size(int64_t rows, int64_t dim) { return (rows + ROWS - 1) / ROWS * ROWS * dim; }
     static HD int64_t backward_size(int64_t rows, int64_t dim) { return rows * up_to_four(dim); }
@@ -55,7 +55,7 @@ struct LogisticRegressions {
         i -= forward_size(rows(c), c.dim);
         return i < backward_size(rows(c), c.dim) ? filled_up(s, rows(c), c.dim, false, i) : c.parameters[0];
     }
-    static HD int64_t scratch(const ChainParams& c, int chains) { return (2 * up_to_four(c.dim) + ROWS) * chains; }
+    static HD int64_t scratch(const ChainParams& c, int chains) { return ((2 + SLICES) * up_to_four(c.dim) + ROWS) * chains; }
     static double work(const ChainParams& c) {
         return static_cast<double>(c.integers[0]) * (3.0 * static_cast<double>(c.dim) + 60.0);
     }
@@ -65,6 +65,8 @@ struct LogisticRegressions {
         const int all = q.n0(), chains = tile.chains;
         const float *forward = q.p, *backward = forward + forward_size(all, q.dim), prior = backward[backward_size(all, q.dim)];
         float *state = tile.scratch, *slopes = state + up_to_four(q.dim) * chains, *margins = slopes + up_to_four(q.dim) * chains;
+        float* parts = margins + ROWS * chains;
+        const int wide = static_cast<int>(up_to_four(q.dim));
         double sum = 0.0, squares = 0.0;
         EBM_FAST_EACH(i, share) {
             state[i * chains + tile.chain] = x[i];
@@ -75,24 +77,31 @@ struct LogisticRegressions {
         for (int n = 0; n < all; n += ROWS) {
             const int rows = all - n < ROWS ? all - n : ROWS;
             tile_product(
-                tile, forward + static_cast<int64_t>(n) * q.dim, ROWS, q.dim, state, [](int, int) { return float4{}; },
-                [&](int r, int c, float4 v) { four_at(margins, chains, r, c) = v; });
+                tile, forward + static_cast<int64_t>(n) * q.dim, ROWS, q.dim, state, 1, [](int, int) { return float4{}; },
+                [&](int, int r, int c, float4 v) { four_at(margins, chains, r, c) = v; });
             __syncthreads();
-            for (int r = share.index(); r < rows; r += share.size()) {
-                float& z = margins[r * chains + tile.chain];
-                if (MODE & VALUE) {
-                    float loss, slope;
+            if constexpr ((MODE & VALUE) != 0) {
+                for (int r = share.index(); r < (tile.helps ? 0 : rows); r += share.size()) {
+                    float &z = margins[r * chains + tile.chain], loss, slope;
                     softplus(-z, loss, slope);
                     sum += loss, z = -slope;
-                } else {
-                    z = -sigmoid(-z);
                 }
+            } else {
+                for (int i = tile.thread; i < rows * chains; i += tile.threads) margins[i] = -sigmoid(-margins[i]);
             }
             __syncthreads();
             if (MODE & GRAD) {
-                const auto place = [&](int r, int c) -> float4& { return four_at(slopes, chains, r, c); };
-                tile_product(tile, backward + static_cast<int64_t>(n) * up_to_four(q.dim), q.dim, rows, margins, place,
-                             [&](int r, int c, float4 v) { place(r, c) = v; });
+                tile_product(
+                    tile, backward + static_cast<int64_t>(n) * wide, q.dim, rows, margins, SLICES,
+                    [](int, int) { return float4{}; },
+                    [&](int slice, int r, int c, float4 v) { four_at(parts + slice * wide * chains, chains, r, c) = v; });
+                __syncthreads();
+                for (int i = tile.thread; i < q.dim * chains; i += tile.threads) {
+                    float total = slopes[i];
+                    EBM_FAST_UNROLL
+                    for (int slice = 0; slice < SLICES; ++slice) total += parts[slice * wide * chains + i];
+                    slopes[i] = total;
+                }
                 __syncthreads();
             }
         }
@@ -100,7 +109,7 @@ struct LogisticRegressions {
             EBM_FAST_EACH(i, share) grad[i] = slopes[i * chains + tile.chain];
         }
         if (MODE & VALUE) energy = static_cast<float>(share.sum(sum) + (0.5 * static_cast<double>(prior)) * share.sum(squares));
-        __syncthreads();      // the slopes are read before they are written again
+        __syncthreads();  // the slopes are read before they are written again
     }
 };
 

@@ -1,23 +1,51 @@
-// A multilayer perceptron for all chains of a thread block: `Product` computes layers (in float32, or on tensor cores), this file the
-// rest. Arithmetic of the activations: core/energies/mlp.h.
-//   Product::forward_size, backward_size(rows, columns): floats of a packed matrix;  packed_at(from, rows, columns, backward, i);
-//   Product::run(tile, w, rows, columns, in, start, sink, unrounded): as tile_product; `in` as it is, whatever the product rounds;
-//   FILL, CHAINS: rows and chains come in multiples of them.
+// A multilayer perceptron on tensor cores, for all chains of a thread block. Activations and deltas are rounded once, by the thread that
+// computes them, and lie in shared memory as the factors that the next product wants; a warp has 16 rows of all chains. Arithmetic of
+// the activations: core/energies/mlp.h.
 #pragma once
 #include "../core/energies/mlp.h"
-#include "product.cuh"
+#include "chain.cuh"
+#include "tensor.cuh"
 
 namespace ebm_fast {
 namespace {
 
-// Packed: leak, output bias, two zeros; of each layer W_l, W_l' as `Product` wants them, then b_l; the output's weights.
-template <class Product>
+constexpr int ROWS = 16, MOST_TILES = 4;  // rows of a warp's tile; tiles of eight chains side by side
+constexpr int WORDS = 8;  // rows of words in a factor of DEPTH columns
+
+// Floats between two rows of a block's matrices: a warp's accesses to rows 0 ... 3 then fall into different banks.
+HD inline int row_of_chains(int chains) { return chains == 8 ? 8 : chains + 8; }
+
+template <class Kind>
+struct TensorPacking {
+    static constexpr int FILL = ROWS, CHAINS = 8;
+    static HD int64_t tiles(int64_t rows) { return (rows + ROWS - 1) / ROWS; }
+    static HD int64_t depths(int64_t columns) { return (columns + Kind::DEPTH - 1) / Kind::DEPTH; }
+    static HD int64_t forward_size(int64_t rows, int64_t columns) { return tiles(rows) * depths(columns) * 128 * Kind::LEFT; }
+    static HD int64_t backward_size(int64_t rows, int64_t columns) { return forward_size(columns, rows); }
+    // The left factor by tiles of 16 rows and DEPTH columns, part by part, 32 lanes of four words each.
+    static HD float packed_at(const float* from, int64_t rows, int64_t columns, bool backward, int64_t i) {
+        const int64_t deep = depths(backward ? rows : columns), block = i / 128 / Kind::LEFT;
+        const int part = static_cast<int>(i / 128 % Kind::LEFT), lane = static_cast<int>(i % 128 / 4),
+                  r = static_cast<int>(i % 4);
+        const int64_t row = block / deep * ROWS + lane / 4 + 8 * (r & 1);
+        const int64_t k = block % deep * Kind::DEPTH + Kind::PER_WORD * (lane % 4 + 4 * (r >> 1));
+        const auto at = [&](int64_t column) {
+            const int64_t above = backward ? column : row, beside = backward ? row : column;
+            return above < rows && beside < columns ? Kind::part_of(from[above * columns + beside], part) : 0.0f;
+        };
+        return bits_to_float(to_signed(Kind::pack(at(k), Kind::PER_WORD == 2 ? at(k + 1) : 0.0f)));
+    }
+};
+
+// Packed: leak, output bias, two zeros; of each layer W_l, W_l' as left factors, then b_l; the output's weights.
+template <class Kind>
 struct Perceptrons {
-    static constexpr int TOGETHER = Product::CHAINS;
+    using Packing = TensorPacking<Kind>;
+    static constexpr int TOGETHER = Packing::CHAINS;
     static HD EnergyView view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers}; }
-    static HD int64_t filled(int64_t n) { return (n + Product::FILL - 1) / Product::FILL * Product::FILL; }
+    static HD int64_t filled(int64_t n) { return (n + Packing::FILL - 1) / Packing::FILL * Packing::FILL; }
     static HD int64_t layer_size(int64_t rows, int64_t columns) {
-        return Product::forward_size(rows, columns) + Product::backward_size(rows, columns) + filled(rows);
+        return Packing::forward_size(rows, columns) + Packing::backward_size(rows, columns) + filled(rows);
     }
     static int64_t packed(const ChainParams& c) {
         const EnergyView q = view(c);
@@ -33,22 +61,15 @@ struct Perceptrons {
         for (int l = 1; l <= Mlp::layers(q); ++l) {
             const int64_t rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1), size = layer_size(rows, columns);
             if (i >= 0 && i < size) {
-                const int64_t forward = Product::forward_size(rows, columns), both = size - filled(rows);
-                if (i < forward) return Product::packed_at(from, rows, columns, false, i);
-                if (i < both) return Product::packed_at(from, rows, columns, true, i - forward);
+                const int64_t forward = Packing::forward_size(rows, columns), both = size - filled(rows);
+                if (i < forward) return Packing::packed_at(from, rows, columns, false, i);
+                if (i < both) return Packing::packed_at(from, rows, columns, true, i - forward);
                 return i - both < rows ? from[rows * columns + i - both] : 0.0f;
             }
             i -= size, from += rows * columns + rows;
         }
         if (head >= 4) return from[i];
         return head == 0 ? q.p[0] : head == 1 ? from[Mlp::width(q, Mlp::layers(q))] : 0.0f;
-    }
-    // x, later its gradient; two rows of h in turn; z of every layer, later its slope
-    static HD int64_t scratch(const ChainParams& c, int chains) {
-        const EnergyView q = view(c);
-        int64_t sum = filled(c.dim) + 2 * filled(Mlp::widest(q));
-        for (int l = 1; l <= Mlp::layers(q); ++l) sum += filled(Mlp::width(q, l));
-        return sum * chains;
     }
     static double work(const ChainParams& c) {
         const EnergyView q = view(c);
@@ -57,90 +78,206 @@ struct Perceptrons {
         return sum;
     }
 
+    // A block's memory: the state, later its gradient; its parts as a factor; two factors in turn; the slopes of all layers but the last,
+    // whose activations take that place.
+    struct Memory {
+        int stride;
+        int64_t part;  // words between the parts of a factor
+        float* state;
+        uint32_t *pieces, *factor[2];
+        float* slopes;
+    };
+    static HD int64_t words(int64_t columns) { return Packing::depths(filled(columns)) * WORDS; }
+    static HD int64_t scratch(const ChainParams& c, int chains) {
+        const EnergyView q = view(c);
+        int64_t rows = filled(c.dim) + Kind::STATE * words(c.dim) + 2 * Kind::RIGHT * words(Mlp::widest(q));
+        for (int l = 1; l <= Mlp::layers(q); ++l) rows += filled(Mlp::width(q, l));
+        return rows * row_of_chains(chains);
+    }
+    static __device__ Memory memory_of(const EnergyView& q, const Tile& tile) {
+        Memory m;
+        m.stride = row_of_chains(tile.chains), m.part = words(Mlp::widest(q)) * m.stride;
+        m.state = tile.scratch;
+        m.pieces = reinterpret_cast<uint32_t*>(m.state + filled(q.dim) * m.stride);
+        m.factor[0] = m.pieces + Kind::STATE * words(q.dim) * m.stride;
+        m.factor[1] = m.factor[0] + Kind::RIGHT * m.part;
+        m.slopes = reinterpret_cast<float*>(m.factor[1] + Kind::RIGHT * m.part);
+        return m;
+    }
+
     template <int MODE>
     static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy) {
-        const int hidden = Mlp::layers(q), chains = tile.chains;
-        const auto of = [&](float* rows, int r) -> float& { return rows[r * chains + tile.chain]; };
+        const int hidden = Mlp::layers(q);
+        const Memory m = memory_of(q, tile);
         const float* p = q.p + 4;
-        const int64_t most = filled(Mlp::widest(q)) * chains;
-        float *state = tile.scratch, *even = state + filled(q.dim) * chains, *odd = even + most, *z = odd + most;
-        EBM_FAST_EACH(i, share) of(state, i) = x[i];
+        split_state(q, tile, share, x, m);
         __syncthreads();
-        const float* in = state;
+        float* slopes = m.slopes;
         for (int l = 1; l <= hidden; ++l) {
             const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
-            const float* bias = p + layer_size(rows, columns) - filled(rows);
-            Product::run(
-                tile, p, rows, columns, in, [&](int r) { return bias[r]; },
-                [&](int r, int c, auto v) { put(z, chains, r, c, v); }, l == 1);
+            forwards<MODE>(q, tile, m, p, l, slopes);
             __syncthreads();
-            float* out = l & 1 ? odd : even;
-            activate_rows<(MODE & GRAD) != 0>(q, tile, rows, z, out);
-            __syncthreads();
-            in = out;
             p += layer_size(rows, columns);
-            if (l < hidden) z += filled(rows) * chains;
+            if (l < hidden) slopes += filled(rows) * m.stride;
         }
-        const int last = Mlp::width(q, hidden);
-        double sum = 0.0;
-        for (int r = share.index(); r < last; r += share.size()) {
-            if (MODE & VALUE) sum += static_cast<double>(p[r]) * in[r * chains + tile.chain];
-            if (MODE & GRAD) of(z, r) = p[r] * of(z, r);
+        if constexpr ((MODE & VALUE) != 0) {
+            double sum = 0.0;
+            for (int r = share.index(); r < Mlp::width(q, hidden); r += share.size())
+                sum += static_cast<double>(p[r]) * slopes[r * m.stride + tile.chain];
+            energy = static_cast<float>(share.sum(sum)) + q.p[1];
         }
-        if (MODE & VALUE) energy = static_cast<float>(share.sum(sum)) + q.p[1];
-        __syncthreads();
         if constexpr ((MODE & GRAD) != 0) {
             for (int l = hidden; l >= 1; --l) {
-                const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
-                float* below = l > 1 ? z - filled(columns) * chains : state;
-                p -= layer_size(rows, columns);
-                Product::run(
-                    tile, p + Product::forward_size(rows, columns), columns, rows, z, [](int) { return 0.0f; },
-                    [&](int r, int c, auto v) {
-                        if (l > 1) times(below, chains, r, c, v);
-                        else put(below, chains, r, c, v);
-                    },
-                    false);
+                p -= layer_size(Mlp::width(q, l), Mlp::width(q, l - 1));
+                if (l > 1) slopes -= filled(Mlp::width(q, l - 1)) * m.stride;
+                backwards(q, tile, m, p, l, slopes);
                 __syncthreads();
-                z = below;
             }
-            EBM_FAST_EACH(i, share) grad[i] = of(state, i);
+            EBM_FAST_EACH(i, share) grad[i] = m.state[i * m.stride + tile.chain];
         }
     }
 
-    // h = act(z), and z becomes the slope there
-    template <bool SLOPE>
-    static __device__ void activate_rows(const EnergyView& q, const Tile& tile, int rows, float* z, float* h) {
-        switch (static_cast<Activation>(q.integers[0])) {
-            case Activation::tanh: return activated<Activation::tanh, SLOPE>(q.p[0], tile, rows, z, h);
-            case Activation::silu: return activated<Activation::silu, SLOPE>(q.p[0], tile, rows, z, h);
-            case Activation::relu: return activated<Activation::relu, SLOPE>(q.p[0], tile, rows, z, h);
-            case Activation::leaky_relu: return activated<Activation::leaky_relu, SLOPE>(q.p[0], tile, rows, z, h);
-            case Activation::softplus: return activated<Activation::softplus, SLOPE>(q.p[0], tile, rows, z, h);
-            case Activation::gelu: return activated<Activation::gelu, SLOPE>(q.p[0], tile, rows, z, h);
-        }
-    }
-    template <Activation A, bool SLOPE>
-    static __device__ void activated(float leak, const Tile& tile, int rows, float* z, float* h) {
-        for (int i = tile.thread; i < rows * tile.chains; i += tile.threads) {
-            float value, slope;
-            activate<A, SLOPE>(z[i], leak, value, slope);
-            h[i] = value;
-            if (SLOPE) z[i] = slope;
+    static __device__ void split_state(const EnergyView& q, const Tile& tile, const Team& share, Row x, const Memory& m) {
+        if (tile.helps) return;
+        share.sync();  // the team reads what each of its threads wrote
+        for (int r = share.index(); r < words(q.dim); r += share.size()) {
+            const int k = r * Kind::PER_WORD;
+            const float low = k < q.dim ? x[k] : 0.0f, high = Kind::PER_WORD == 2 && k + 1 < q.dim ? x[k + 1] : 0.0f;
+            for (int part = 0; part < Kind::STATE; ++part)
+                m.pieces[(part * words(q.dim) + r) * m.stride + tile.chain] =
+                    Kind::pack(Kind::part_of(low, part), Kind::part_of(high, part));
         }
     }
 
-    static __device__ void put(float* rows, int chains, int r, int c, float4 v) { four_at(rows, chains, r, c) = v; }
-    static __device__ void put(float* rows, int chains, int r, int c, float2 v) {
-        *reinterpret_cast<float2*>(rows + r * chains + c) = v;
+    // One layer: activations as a factor and slopes beside them; of the last layer the activations themselves and, as a factor, the
+    // deltas.
+    template <int MODE>
+    static __device__ void forwards(const EnergyView& q, const Tile& tile, const Memory& m, const float* p, int l,
+                                    float* slopes) {
+        const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
+        const float* bias = p + layer_size(rows, columns) - filled(rows);
+        const float* weights = l == Mlp::layers(q) ? p + layer_size(rows, columns) : nullptr;
+        product(tile, m, p, rows, columns, l == 1 ? m.pieces : m.factor[l & 1], l == 1 ? words(q.dim) * m.stride : m.part,
+                l == 1 ? Kind::STATE : Kind::RIGHT, bias, [&](int r, int c, const float4& z) {
+                    const Activated a = activate_four(static_cast<Activation>(q.integers[0]), q.p[0], z);
+                    float4 out = a.h;
+                    if (weights) {
+                        if (MODE & VALUE) put(slopes, m.stride, r, c, a.h);
+                        const float upper = r < rows ? weights[r] : 0.0f, lower = r + 8 < rows ? weights[r + 8] : 0.0f;
+                        out = {upper * a.slope.x, upper * a.slope.y, lower * a.slope.z, lower * a.slope.w};
+                    } else if (MODE & GRAD) {
+                        put(slopes, m.stride, r, c, a.slope);
+                    }
+                    if (!weights || (MODE & GRAD)) store(m, m.factor[(l + 1) & 1], r, c, out);
+                });
     }
-    static __device__ void times(float* rows, int chains, int r, int c, float4 v) {
-        const float4 s = four_at(rows, chains, r, c);
-        four_at(rows, chains, r, c) = float4{v.x * s.x, v.y * s.y, v.z * s.z, v.w * s.w};
+
+    // The deltas below layer l, or the gradient
+    static __device__ void backwards(const EnergyView& q, const Tile& tile, const Memory& m, const float* p, int l,
+                                     const float* slopes) {
+        const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1), hidden = Mlp::layers(q);
+        const int in = (hidden + 1 + hidden - l) & 1;  // they take turns from what the last layer wrote
+        product(tile, m, p + Packing::forward_size(rows, columns), columns, rows, m.factor[in], m.part, Kind::RIGHT, nullptr,
+                [&](int r, int c, const float4& v) {
+                    if (l == 1) return put(m.state, m.stride, r, c, v);
+                    const float2 upper = pair_at(slopes, m.stride, r, c), lower = pair_at(slopes, m.stride, r + 8, c);
+                    store(m, m.factor[in ^ 1], r, c, float4{v.x * upper.x, v.y * upper.y, v.z * lower.x, v.w * lower.y});
+                });
     }
-    static __device__ void times(float* rows, int chains, int r, int c, float2 v) {
-        float2& s = *reinterpret_cast<float2*>(rows + r * chains + c);
-        s = float2{v.x * s.x, v.y * s.y};
+
+    // Rows r and r + 8, chains c and c + 1 of a matrix
+    static __device__ float2 pair_at(const float* rows, int stride, int r, int c) {
+        return *reinterpret_cast<const float2*>(rows + r * stride + c);
+    }
+    static __device__ void put(float* rows, int stride, int r, int c, const float4& a) {
+        *reinterpret_cast<float2*>(rows + r * stride + c) = float2{a.x, a.y};
+        *reinterpret_cast<float2*>(rows + (r + 8) * stride + c) = float2{a.z, a.w};
+    }
+    // The same, rounded, as a factor
+    static __device__ void store(const Memory& m, uint32_t* out, int r, int c, const float4& a) {
+        EBM_FAST_UNROLL
+        for (int part = 0; part < Kind::RIGHT; ++part, out += m.part) {
+            store_pair(out, m.stride, r, c, Kind::part_of(a.x, part), Kind::part_of(a.y, part));
+            store_pair(out, m.stride, r + 8, c, Kind::part_of(a.z, part), Kind::part_of(a.w, part));
+        }
+    }
+    static __device__ void store_pair(uint32_t* out, int stride, int r, int c, float left, float right) {
+        if constexpr (Kind::PER_WORD == 1) {
+            *reinterpret_cast<uint2*>(out + r * stride + c) = uint2{Kind::pack(left, 0.0f), Kind::pack(right, 0.0f)};
+        } else {  // two neighbouring rows, which are in lanes four apart, make a word
+            const bool odd = r & 1;
+            const float other = __shfl_xor_sync(ALL_LANES, odd ? left : right, 4);
+            out[(r >> 1) * stride + c + odd] = odd ? Kind::pack(other, right) : Kind::pack(left, other);
+        }
+    }
+
+    struct Activated {
+        float4 h, slope;
+    };
+    // A function of its own: inlined, six kinds would take a warp's registers.
+    static __device__ __noinline__ Activated activate_four(Activation kind, float leak, float4 z) {
+        switch (kind) {
+            case Activation::tanh: return four<Activation::tanh>(leak, z);
+            case Activation::silu: return four<Activation::silu>(leak, z);
+            case Activation::relu: return four<Activation::relu>(leak, z);
+            case Activation::leaky_relu: return four<Activation::leaky_relu>(leak, z);
+            case Activation::softplus: return four<Activation::softplus>(leak, z);
+            case Activation::gelu: return four<Activation::gelu>(leak, z);
+        }
+        return {};
+    }
+    template <Activation A> static __device__ Activated four(float leak, float4 z) {
+        Activated a;
+        activate<A, true>(z.x, leak, a.h.x, a.slope.x), activate<A, true>(z.y, leak, a.h.y, a.slope.y);
+        activate<A, true>(z.z, leak, a.h.z, a.slope.z), activate<A, true>(z.w, leak, a.h.w, a.slope.w);
+        return a;
+    }
+
+    // sink(r, c, four): rows r and r + 8 of start + w in, chains c and c + 1, also of the rows that fill up
+    template <class Sink>
+    static __device__ void product(const Tile& tile, const Memory& m, const float* w, int rows, int columns, const uint32_t* in,
+                                   int64_t part, int parts, const float* start, const Sink& sink) {
+        const int lane = tile.thread % 32, group = lane / 4, deep = static_cast<int>(Packing::depths(columns));
+        const uint32_t* right = in + lane % 4 * m.stride + group;
+        for (int at = tile.thread / 32; at < Packing::tiles(rows); at += tile.threads / 32) {
+            const float4* left = reinterpret_cast<const float4*>(w) + static_cast<int64_t>(at) * deep * 32 * Kind::LEFT + lane;
+            const float upper = start ? start[at * ROWS + group] : 0.0f, lower = start ? start[at * ROWS + 8 + group] : 0.0f;
+            float acc[MOST_TILES][4];
+            EBM_FAST_UNROLL
+            for (int n = 0; n < MOST_TILES; ++n) acc[n][0] = acc[n][1] = upper, acc[n][2] = acc[n][3] = lower;
+            if (tile.chains == 32) accumulate<4>(acc, left, right, m.stride, deep, part, parts);
+            else if (tile.chains == 16) accumulate<2>(acc, left, right, m.stride, deep, part, parts);
+            else accumulate<1>(acc, left, right, m.stride, deep, part, parts);
+            EBM_FAST_UNROLL
+            for (int n = 0; n < MOST_TILES; ++n) {
+                if (8 * n >= tile.chains) continue;
+                const int r = at * ROWS + group, c = 8 * n + 2 * (lane % 4);
+                sink(r, c, float4{acc[n][0], acc[n][1], acc[n][2], acc[n][3]});
+            }
+        }
+    }
+
+    template <int N>
+    static __device__ void accumulate(float (&acc)[MOST_TILES][4], const float4* left, const uint32_t* right, int stride,
+                                      int deep, int64_t part, int parts) {
+#pragma unroll 2
+        for (int k = 0; k < deep; ++k, right += WORDS * stride) {
+            uint32_t a[Kind::LEFT][4];
+            EBM_FAST_UNROLL
+            for (int j = 0; j < Kind::LEFT; ++j) {
+                const float4 words = left[(k * Kind::LEFT + j) * 32];
+                a[j][0] = word_of(words.x), a[j][1] = word_of(words.y), a[j][2] = word_of(words.z), a[j][3] = word_of(words.w);
+            }
+            for (int i = 0; i < parts; ++i) {
+                EBM_FAST_UNROLL
+                for (int n = 0; n < N; ++n) {
+                    const uint32_t b0 = right[i * part + 8 * n], b1 = right[i * part + 4 * stride + 8 * n];
+                    EBM_FAST_UNROLL
+                    for (int j = 0; j < Kind::LEFT; ++j)
+                        if (i + j < Kind::STATE || j == 0) Kind::multiply(acc[n], a[j], b0, b1);  // the least parts vanish
+                }
+            }
+        }
     }
 };
 

@@ -1,5 +1,5 @@
-// out[r][c] = start[r][c] + sum_k w[k][r] in[k][c] for all chains c of a block, k ascending: each thread keeps four rows of four chains in
-// registers. w is packed # (k, rows filled up to a multiple of four), at a multiple of 16 bytes; in and out lie as [.][chains].
+// out[r][c] = start[r][c] + sum_k w[k][r] in[k][c] for all chains c of a block, k ascending: each thread keeps one or four rows of four
+// chains in registers. w is packed # (k, rows filled up to a multiple of four), at a multiple of 16 bytes; in and out lie as [.][chains].
 #pragma once
 #include "chain.cuh"
 
@@ -15,32 +15,50 @@ HD inline float filled_up(const float* from, int64_t rows, int64_t columns, bool
     return k < columns ? from[r * columns + k] : 0.0f;
 }
 
-// start(r, c) and sink(r, c, four): chains c ... c + 3 of row r, also of the rows that fill up
-template <class Start, class Sink>
-__device__ inline void tile_product(const Tile& tile, const float* w, int rows, int columns, const float* in, const Start& start,
-                                    const Sink& sink) {
-    const int quads = tile.chains / 4, wide = static_cast<int>(up_to_four(rows));
-    for (int task = tile.thread; task < wide / 4 * quads; task += tile.threads) {
-        const int r0 = task / quads * 4, c0 = task % quads * 4;
-        float acc[4][4];
+// start(r, c) and sink(slice, r, c, four): chains c ... c + 3 of row r, also of the rows that fill up. Each of `slices` sums over its
+// part of the columns, that there is work for all threads.
+template <int ROWS, class Start, class Sink>
+__device__ inline void tile_tasks(const Tile& tile, const float* w, int rows, int columns, const float* in, int slices,
+                                  const Start& start, const Sink& sink) {
+    const int quads = tile.chains / 4, wide = static_cast<int>(up_to_four(rows)), each = wide / ROWS * quads;
+    const int length = (columns + slices - 1) / slices;
+    for (int task = tile.thread; task < each * slices; task += tile.threads) {
+        const int slice = task / each, r0 = task % each / quads * ROWS, c0 = task % quads * 4;
+        float acc[ROWS][4];
         EBM_FAST_UNROLL
-        for (int r = 0; r < 4; ++r) {
+        for (int r = 0; r < ROWS; ++r) {
             const float4 first = start(r0 + r, c0);
             acc[r][0] = first.x, acc[r][1] = first.y, acc[r][2] = first.z, acc[r][3] = first.w;
         }
-        const float4* left = reinterpret_cast<const float4*>(w + r0);
-        const float4* right = reinterpret_cast<const float4*>(in + c0);
+        const int end = columns < (slice + 1) * length ? columns : (slice + 1) * length;
 #pragma unroll 4
-        for (int k = 0; k < columns; ++k) {
-            const float4 a4 = left[static_cast<int64_t>(k) * (wide / 4)], b4 = right[k * quads];
-            const float a[4] = {a4.x, a4.y, a4.z, a4.w}, b[4] = {b4.x, b4.y, b4.z, b4.w};
+        for (int k = slice * length; k < end; ++k) {
+            const float4 b4 = *reinterpret_cast<const float4*>(in + (k * quads * 4 + c0));
+            const float* left = w + static_cast<int64_t>(k) * wide + r0;
+            float a[ROWS];
+            if constexpr (ROWS == 4) {
+                const float4 a4 = *reinterpret_cast<const float4*>(left);
+                a[0] = a4.x, a[1] = a4.y, a[2] = a4.z, a[3] = a4.w;
+            } else {
+                a[0] = left[0];
+            }
+            const float b[4] = {b4.x, b4.y, b4.z, b4.w};
             EBM_FAST_UNROLL
-            for (int r = 0; r < 4; ++r) EBM_FAST_UNROLL
+            for (int r = 0; r < ROWS; ++r) EBM_FAST_UNROLL
             for (int c = 0; c < 4; ++c) acc[r][c] = fma(a[r], b[c], acc[r][c]);
         }
         EBM_FAST_UNROLL
-        for (int r = 0; r < 4; ++r) sink(r0 + r, c0, float4{acc[r][0], acc[r][1], acc[r][2], acc[r][3]});
+        for (int r = 0; r < ROWS; ++r) sink(slice, r0 + r, c0, float4{acc[r][0], acc[r][1], acc[r][2], acc[r][3]});
     }
+}
+
+// By one row a thread where four would leave most threads without work: the sums are the same.
+template <class Start, class Sink>
+__device__ inline void tile_product(const Tile& tile, const float* w, int rows, int columns, const float* in, int slices,
+                                    const Start& start, const Sink& sink) {
+    const int tasks = static_cast<int>(up_to_four(rows)) / 4 * (tile.chains / 4) * slices;
+    if (2 * tasks > tile.threads) tile_tasks<4>(tile, w, rows, columns, in, slices, start, sink);
+    else tile_tasks<1>(tile, w, rows, columns, in, slices, start, sink);
 }
 
 __device__ inline float4& four_at(float* rows, int chains, int r, int c) {

@@ -15,6 +15,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#define EBM_FAST_ON_CPU
 #define __CUDACC__  // the core headers then choose a CUDA thread's value types
 #undef __launch_bounds__
 #define __launch_bounds__(...)
@@ -120,6 +121,14 @@ T __shfl_xor_sync(unsigned, T a, int mask) {
 template <class T>
 T __shfl_sync(unsigned, T a, int lane, int width) {
     return exchange_with(a, thread_index.x / width * width + lane);
+}
+// What each lane of the warp gave; it stays until they meet again.
+template <class T>
+const T* lanes_of_warp(const T& mine) {
+    static T given[MOST_THREADS];
+    given[thread_index.x] = mine;
+    warp().wait();
+    return given + thread_index.x / 32 * 32;
 }
 int any_of(Meeting& meeting, int a, unsigned first, unsigned count) {
     exchanged[thread_index.x] = a != 0;

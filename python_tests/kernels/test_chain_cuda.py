@@ -133,7 +133,8 @@ def test_every_pair_is_the_chain_of_the_reference(name, move, fast, runner):
     target, size = TARGETS[name]
     mine, x = fast(target, start(target, N), **options_of(move, size)), start(target, N)
     assert_same_chain(mine, run(target, x, "reference", steps=K, **options_of(move, size)))
-    if runner is not through_gpu:  # a CUDA thread and a lane of the CPU compute the same bits
+    # A CUDA thread and a lane of the CPU compute the same bits, but for sums in slices and for products on tensor cores.
+    if runner is not through_gpu and target.kind not in ("logistic_regression", "mlp"):
         assert_same_bits(mine, on_cpu(target, x, **options_of(move, size)), 1e-13)
 
 
@@ -237,12 +238,15 @@ NOTHING = dict.fromkeys(("samples", "energies", "counters", "divergence_step", "
 IN_REGISTERS = ("diagonal 1", "diagonal 2", "double well 1", "double well 2", "rosenbrock 2", "funnel 2", "ring", "mixture 2")
 
 
-@pytest.mark.parametrize("name", [*IN_REGISTERS, "mixture 2 of 9"])
+IN_TEAMS = ("diagonal 27", "dense 2", "logistic 30", "mlp_tanh")
+
+
+@pytest.mark.parametrize("name", [*IN_REGISTERS, "mixture 2 of 9", *IN_TEAMS])
 def test_langevin_that_keeps_nothing_but_its_last_state(name, fast, runner):
     """The loop without options takes the steps of the one that has them, however they are cut into launches."""
-    more = {"ring": TARGETS["ring"], "mixture 2 of 9": (few_components(9), 0.1)}
+    more = {"ring": TARGETS["ring"], "mlp_tanh": TARGETS["mlp_tanh"], "mixture 2 of 9": (few_components(9), 0.1)}
     target, size = {**SIZES, **more}[name]
-    n, emulated = 150, isinstance(runner, ChainOnCpu)  # the last thread block has threads to spare
+    n, emulated = 21 if name in IN_TEAMS else 150, isinstance(runner, ChainOnCpu)  # the last thread block has threads to spare
     x, options = start(target, n), {**options_of("langevin", size), "noise_std": 0.2}
     before = runner.bare_launches.value if emulated else 0
     full = fast(target, x, **options).x
