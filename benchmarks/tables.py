@@ -198,7 +198,7 @@ GPU_TABLES = [
           times_on_gpu("usual", "mended", "mended, compiled", "mended, graphed")),
     OnGpu("A training iteration (P8)",
           "Batch 128, the optimiser's step included; \"gradients alone\" is what it needs of the energy, by autograd.",
-          "training", "", times_on_gpu("gradients alone", "usual", "mended", "mended, compiled", "mended, graphed")),
+          "training", "", times_on_gpu("gradients alone", "usual", "mended", "mended, compiled")),
     OnGpu("Effective samples (P9)", "How many times as long the peers take for as many effective samples, all in float32.",
           "ess", "", effective_on_gpu),
     OnGpu("What a call costs (P10)", "Events of 4 numbers, 4 chains: the host's time more than the device's.",
