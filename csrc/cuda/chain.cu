@@ -34,7 +34,7 @@ const ChainEnergy& energy_of(const ChainParams& c) {
 
 // Threads that share a chain: by the event's size alone, since sums depend on it.
 int team_of(const ChainEnergy& energy, int64_t dim) {
-    if (energy.together) return dim <= 256 ? 8 : 32;
+    if (energy.together) return dim <= energy.eight ? 8 : 32;
     if (dim < 32 && (energy.registers >> dim & 1u)) return 0;
     return dim <= 8 ? 1 : dim <= 32 ? 4 : dim <= 64 ? 8 : dim <= 4096 ? 32 : 256;
 }
@@ -87,8 +87,7 @@ Plan plan(const ChainEnergy& energy, ChainLaunch& l) {
     const int64_t most_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 2048;
     // Fewer chains a block where that gives every processor work, or memory asks for it; chains that are evaluated together share
     // what is read of the parameters.
-    const int64_t enough = energy.together ? processors * 7 / 8 : 2 * processors,
-                  wide = energy.together ? most_bytes : most_bytes / 2;
+    const int64_t enough = energy.together ? processors * 7 / 4 : 2 * processors, wide = most_bytes / 2;
     int chains = most_chains;
     while (chains > fewest && ((c.chains + chains - 1) / chains < enough || floats(chains) * 4 > wide)) chains /= 2;
     l.chains = chains;

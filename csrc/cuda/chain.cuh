@@ -41,11 +41,18 @@ struct Place<Energy, true> {
 
 // The chains of a thread block, for energies that are evaluated for all of them at once, by more threads than look after chains.
 struct Tile {
-    float* scratch;
-    int chains, chain;  // chain: this thread's
+    float* scratch;  // if `shared`, the dynamic shared memory from float `offset` on
+    int offset, chains, chain;  // chain: this thread's
     int thread, threads;
     bool helps;  // this thread looks after none
+    bool shared;
 };
+
+// What `tile.scratch` is if `tile.shared`; from here the compiler knows which memory that is.
+__device__ inline float* shared_scratch(const Tile& tile) {
+    EBM_FAST_DYNAMIC_SHARED(memory);
+    return reinterpret_cast<float*>(memory) + tile.offset;
+}
 
 // A function of its own: inlined at each of its ten calls it would take the compiler most of its time.
 template <class Energy, int MODE>
@@ -69,12 +76,12 @@ struct ChainThread {
     double stretch = 1.0;  // largest element of the scale
     Numbers<float, 1> now;
 
-    __device__ ChainThread(const ChainLaunch& l, const float* parameters, const Share& mine, const Tile& block, int64_t chain,
+    __device__ ChainThread(const ChainLaunch& l, const EnergyView& energy, const Share& mine, const Tile& block, int64_t chain,
                            bool is_real, const Scratch& own)
         : c(l.c),
           share(mine),
           tile(block),
-          view{parameters, static_cast<int>(l.c.dim), l.c.integers},
+          view(energy),
           key(make_counter(l.c.stream)),
           index(chain),
           exists(is_real),
@@ -234,7 +241,8 @@ __global__ void __launch_bounds__(REGISTER_THREADS, 4) chain_in_registers(const 
     float x[DIM], grad[DIM] = {}, momentum[DIM], proposal[DIM], proposal_grad[DIM], before[DIM], mean[DIM], squares[DIM];
     const Arrays<float, float*> arrays = {x, grad, momentum, proposal, proposal_grad, before, l.c.scale};
     using Thread = ChainThread<Energy, Exactly<DIM>, float*, typename Place<Energy>::Scratch>;
-    Thread thread(l, place.parameters, Exactly<DIM>(), Tile{}, index, true, place.scratch);
+    const EnergyView view = {place.parameters, DIM, l.c.integers, 0};
+    Thread thread(l, view, Exactly<DIM>(), Tile{}, index, true, place.scratch);
     thread.run(KIND, l, arrays, mean, squares);
 }
 
@@ -249,30 +257,37 @@ __global__ void __launch_bounds__(REGISTER_THREADS, 5) bare_langevin(const __gri
     EBM_FAST_UNROLL
     for (int i = 0; i < Energy::HELD; ++i) held[i] = place.parameters[i];
     using Thread = ChainThread<Energy, Exactly<DIM>, float*, typename Place<Energy>::Scratch>;
-    Thread thread(l, Energy::HELD > 0 ? held : place.parameters, Exactly<DIM>(), Tile{}, index, true, place.scratch);
+    const EnergyView view = {Energy::HELD > 0 ? held : place.parameters, DIM, l.c.integers, 0};
+    Thread thread(l, view, Exactly<DIM>(), Tile{}, index, true, place.scratch);
     thread.run_bare(l, x, grad, noise);
 }
 
 // BARE: the loop of `run_bare` alone
 template <class Energy, bool BARE>
-__global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER ? 1 : 2) chain_in_teams(const __grid_constant__ ChainLaunch l) {
+__global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER > 0 && !BARE ? 1 : 2)
+    chain_in_teams(const __grid_constant__ ChainLaunch l) {
     EBM_FAST_DYNAMIC_SHARED(memory);
     float* block = l.space ? l.space + blockIdx.x * l.block_floats : reinterpret_cast<float*>(memory);
     const int thread = threadIdx.x, quarter = static_cast<int>((l.c.dim + 3) / 4);
     const bool helps = thread >= l.chains * l.team;  // whole warps, whose events have no elements
     const int chain = helps ? l.chains - 1 : thread / l.team;
     const int64_t last = l.c.chains - 1, wanted = static_cast<int64_t>(blockIdx.x) * l.chains + chain;
+    __shared__ int64_t integers[8];  // there every address is one that all loads can use
+    if (thread < 8) integers[thread] = l.c.integers[thread];
+    __syncthreads();
     const auto row = [&](int slot) {
         return Row{block + (l.slots[slot] * l.chains + chain) * static_cast<int64_t>(l.stride), quarter};
     };
     const Arrays<float, Row> arrays = {row(STATE),          row(SLOPE),  row(MOMENTUM), row(PROPOSAL),
                                        row(PROPOSAL_SLOPE), row(BEFORE), l.c.scale};
-    float* scratch = block + l.arrays * l.chains * static_cast<int64_t>(l.stride);
-    const Tile tile = {scratch, l.chains, chain, thread, l.threads, helps};
+    const int64_t offset = l.arrays * l.chains * static_cast<int64_t>(l.stride);
+    float* scratch = block + offset;
+    const Tile tile = {scratch, static_cast<int>(offset), l.chains, chain, thread, l.threads, helps, l.space == nullptr};
     const Team team = {helps ? 0 : static_cast<int>(l.c.dim), thread % l.team, l.team};
     const Column own = {scratch + chain * Energy::scratch(l.c, 1), 1};
     const bool exists = wanted <= last && !helps;
-    ChainThread<Energy, Team, Row> machine(l, l.parameters, team, tile, wanted < last ? wanted : last, exists, own);
+    ChainThread<Energy, Team, Row> machine(l, {l.parameters, static_cast<int>(l.c.dim), integers, 0}, team, tile,
+                                           wanted < last ? wanted : last, exists, own);
     if constexpr (BARE) machine.run_bare(l, arrays.x, arrays.grad, arrays.proposal);
     else machine.run(l.c.transition, l, arrays, row(MEAN), row(SQUARES));
 }
@@ -337,6 +352,16 @@ struct Packer<E, decltype(E::packed_at(ChainParams{}, 0), void())> {
     }
 };
 
+// Elements of an event up to which eight threads share its chain; beyond, a warp.
+template <class E, class = void>
+struct Eight {
+    static constexpr int MOST = 0;
+};
+template <class E>
+struct Eight<E, decltype(E::EIGHT, void())> {
+    static constexpr int MOST = E::EIGHT;
+};
+
 template <class E, int... DIMS>
 ChainEnergy chain_energy() {
     const auto run = [](const ChainLaunch& l, int64_t blocks, int threads, int64_t bytes, cudaStream_t stream) {
@@ -345,7 +370,7 @@ ChainEnergy chain_energy() {
         ((l.c.dim == DIMS ? E::template in_registers<DIMS>(l, blocks, threads, bytes, stream) : void()), ...);
     };
     constexpr unsigned registers = ((1u << DIMS) | ... | 0u);
-    return {E::TOGETHER, registers, E::packed, E::scratch, E::work, Packer<E>::function, run};
+    return {E::TOGETHER, Eight<E>::MOST, registers, E::packed, E::scratch, E::work, Packer<E>::function, run};
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ enum Slot { STATE, SLOPE, MOMENTUM, PROPOSAL, PROPOSAL_SLOPE, BEFORE, MEAN, SQUA
 
 struct ChainEnergy {
     int together;  // the threads of a block evaluate all its chains together, at least so many; 0: chain by chain
+    int eight;  // of such an energy: eight threads share an event of so many elements, a warp longer ones
     unsigned registers;  // bit d: events of d elements have a kernel with a thread a chain
     int64_t (*packed)(const ChainParams&);  // floats of the parameters as the kernel reads them, 0: as they are
     int64_t (*scratch)(const ChainParams&, int chains);  // floats that a block of so many chains needs

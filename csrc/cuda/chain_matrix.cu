@@ -6,7 +6,7 @@ namespace {
 
 // E = 1/2 (x - mu)' P (x - mu);  packed: P transposed. Scratch: y = x - mu and P y.
 struct DenseGaussians {
-    static constexpr int TOGETHER = 4;
+    static constexpr int TOGETHER = 4, EIGHT = 16;
     static int64_t packed(const ChainParams& c) { return c.dim + up_to_four(c.dim) * c.dim + 4; }
     static HD int64_t matrix_size(int64_t dim) { return up_to_four(dim) * dim; }
     static HD float packed_at(const ChainParams& c, int64_t i) {
@@ -18,8 +18,14 @@ struct DenseGaussians {
 
     template <int MODE>
     static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy) {
+        if (tile.shared) evaluate<MODE>(q, tile, share, x, grad, energy, shared_scratch(tile));
+        else evaluate<MODE>(q, tile, share, x, grad, energy, tile.scratch);
+    }
+    template <int MODE>
+    static __device__ __forceinline__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad,
+                                                    float& energy, float* y) {
         const float* mu = q.p + matrix_size(q.dim);
-        float *y = tile.scratch, *product = y + up_to_four(q.dim) * tile.chains;
+        float* product = y + up_to_four(q.dim) * tile.chains;
         EBM_FAST_EACH(i, share) y[i * tile.chains + tile.chain] = x[i] - mu[i];
         __syncthreads();
         tile_product(
@@ -39,7 +45,7 @@ struct DenseGaussians {
 // E = sum_n softplus(-S_n x) + 1/2 al |x|^2;  packed: S transposed, S, al. ROWS rows of S at a time, which the gradient adds up in
 // SLICES, since an event may have fewer elements than a block has threads. Scratch: x, their margins, the gradient, its slices.
 struct LogisticRegressions {
-    static constexpr int TOGETHER = 4;
+    static constexpr int TOGETHER = 4, EIGHT = 16;
     static constexpr int ROWS = 256, SLICES = 8;
     static HD int64_t rows(const ChainParams& c) { return c.integers[0]; }
     static HD int64_t forward_size(int64_t rows, int64_t dim) { return (rows + ROWS - 1) / ROWS * ROWS * dim; }
@@ -62,9 +68,15 @@ struct LogisticRegressions {
 
     template <int MODE>
     static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy) {
+        if (tile.shared) evaluate<MODE>(q, tile, share, x, grad, energy, shared_scratch(tile));
+        else evaluate<MODE>(q, tile, share, x, grad, energy, tile.scratch);
+    }
+    template <int MODE>
+    static __device__ __forceinline__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad,
+                                                    float& energy, float* state) {
         const int all = q.n0(), chains = tile.chains;
         const float *forward = q.p, *backward = forward + forward_size(all, q.dim), prior = backward[backward_size(all, q.dim)];
-        float *state = tile.scratch, *slopes = state + up_to_four(q.dim) * chains, *margins = slopes + up_to_four(q.dim) * chains;
+        float *slopes = state + up_to_four(q.dim) * chains, *margins = slopes + up_to_four(q.dim) * chains;
         float* parts = margins + ROWS * chains;
         const int wide = static_cast<int>(up_to_four(q.dim));
         double sum = 0.0, squares = 0.0;

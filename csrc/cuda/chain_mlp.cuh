@@ -9,11 +9,11 @@
 namespace ebm_fast {
 namespace {
 
-constexpr int ROWS = 16, MOST_TILES = 4;  // rows of a warp's tile; tiles of eight chains side by side
+constexpr int ROWS = 16;  // of a warp's tile
 constexpr int WORDS = 8;  // rows of words in a factor of DEPTH columns
 
 // Floats between two rows of a block's matrices: a warp's accesses to rows 0 ... 3 then fall into different banks.
-HD inline int row_of_chains(int chains) { return chains == 8 ? 8 : chains + 8; }
+HD constexpr int row_of_chains(int chains) { return chains == 8 ? 8 : chains + 8; }
 
 template <class Kind>
 struct TensorPacking {
@@ -41,7 +41,7 @@ struct TensorPacking {
 template <class Kind>
 struct Perceptrons {
     using Packing = TensorPacking<Kind>;
-    static constexpr int TOGETHER = Packing::CHAINS;
+    static constexpr int TOGETHER = Packing::CHAINS, EIGHT = 64;
     static HD EnergyView view(const ChainParams& c) { return {c.parameters, static_cast<int>(c.dim), c.integers}; }
     static HD int64_t filled(int64_t n) { return (n + Packing::FILL - 1) / Packing::FILL * Packing::FILL; }
     static HD int64_t layer_size(int64_t rows, int64_t columns) {
@@ -78,137 +78,21 @@ struct Perceptrons {
         return sum;
     }
 
-    // A block's memory: the state, later its gradient; its parts as a factor; two factors in turn; the slopes of all layers but the last,
-    // whose activations take that place.
-    struct Memory {
-        int stride;
-        int64_t part;  // words between the parts of a factor
-        float* state;
-        uint32_t *pieces, *factor[2];
-        float* slopes;
-    };
-    static HD int64_t words(int64_t columns) { return Packing::depths(filled(columns)) * WORDS; }
+    static HD int words(int64_t columns) { return static_cast<int>(Packing::depths(filled(columns)) * WORDS); }
     static HD int64_t scratch(const ChainParams& c, int chains) {
         const EnergyView q = view(c);
         int64_t rows = filled(c.dim) + Kind::STATE * words(c.dim) + 2 * Kind::RIGHT * words(Mlp::widest(q));
         for (int l = 1; l <= Mlp::layers(q); ++l) rows += filled(Mlp::width(q, l));
         return rows * row_of_chains(chains);
     }
-    static __device__ Memory memory_of(const EnergyView& q, const Tile& tile) {
-        Memory m;
-        m.stride = row_of_chains(tile.chains), m.part = words(Mlp::widest(q)) * m.stride;
-        m.state = tile.scratch;
-        m.pieces = reinterpret_cast<uint32_t*>(m.state + filled(q.dim) * m.stride);
-        m.factor[0] = m.pieces + Kind::STATE * words(q.dim) * m.stride;
-        m.factor[1] = m.factor[0] + Kind::RIGHT * m.part;
-        m.slopes = reinterpret_cast<float*>(m.factor[1] + Kind::RIGHT * m.part);
-        return m;
-    }
 
+    // By the number of tiles, that addresses are known to the compiler; few chains where shared memory has no room for them.
     template <int MODE>
     static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy) {
-        const int hidden = Mlp::layers(q);
-        const Memory m = memory_of(q, tile);
-        const float* p = q.p + 4;
-        split_state(q, tile, share, x, m);
-        __syncthreads();
-        float* slopes = m.slopes;
-        for (int l = 1; l <= hidden; ++l) {
-            const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
-            forwards<MODE>(q, tile, m, p, l, slopes);
-            __syncthreads();
-            p += layer_size(rows, columns);
-            if (l < hidden) slopes += filled(rows) * m.stride;
-        }
-        if constexpr ((MODE & VALUE) != 0) {
-            double sum = 0.0;
-            for (int r = share.index(); r < Mlp::width(q, hidden); r += share.size())
-                sum += static_cast<double>(p[r]) * slopes[r * m.stride + tile.chain];
-            energy = static_cast<float>(share.sum(sum)) + q.p[1];
-        }
-        if constexpr ((MODE & GRAD) != 0) {
-            for (int l = hidden; l >= 1; --l) {
-                p -= layer_size(Mlp::width(q, l), Mlp::width(q, l - 1));
-                if (l > 1) slopes -= filled(Mlp::width(q, l - 1)) * m.stride;
-                backwards(q, tile, m, p, l, slopes);
-                __syncthreads();
-            }
-            EBM_FAST_EACH(i, share) grad[i] = m.state[i * m.stride + tile.chain];
-        }
-    }
-
-    static __device__ void split_state(const EnergyView& q, const Tile& tile, const Team& share, Row x, const Memory& m) {
-        if (tile.helps) return;
-        share.sync();  // the team reads what each of its threads wrote
-        for (int r = share.index(); r < words(q.dim); r += share.size()) {
-            const int k = r * Kind::PER_WORD;
-            const float low = k < q.dim ? x[k] : 0.0f, high = Kind::PER_WORD == 2 && k + 1 < q.dim ? x[k + 1] : 0.0f;
-            for (int part = 0; part < Kind::STATE; ++part)
-                m.pieces[(part * words(q.dim) + r) * m.stride + tile.chain] =
-                    Kind::pack(Kind::part_of(low, part), Kind::part_of(high, part));
-        }
-    }
-
-    // One layer: activations as a factor and slopes beside them; of the last layer the activations themselves and, as a factor, the
-    // deltas.
-    template <int MODE>
-    static __device__ void forwards(const EnergyView& q, const Tile& tile, const Memory& m, const float* p, int l,
-                                    float* slopes) {
-        const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
-        const float* bias = p + layer_size(rows, columns) - filled(rows);
-        const float* weights = l == Mlp::layers(q) ? p + layer_size(rows, columns) : nullptr;
-        product(tile, m, p, rows, columns, l == 1 ? m.pieces : m.factor[l & 1], l == 1 ? words(q.dim) * m.stride : m.part,
-                l == 1 ? Kind::STATE : Kind::RIGHT, bias, [&](int r, int c, const float4& z) {
-                    const Activated a = activate_four(static_cast<Activation>(q.integers[0]), q.p[0], z);
-                    float4 out = a.h;
-                    if (weights) {
-                        if (MODE & VALUE) put(slopes, m.stride, r, c, a.h);
-                        const float upper = r < rows ? weights[r] : 0.0f, lower = r + 8 < rows ? weights[r + 8] : 0.0f;
-                        out = {upper * a.slope.x, upper * a.slope.y, lower * a.slope.z, lower * a.slope.w};
-                    } else if (MODE & GRAD) {
-                        put(slopes, m.stride, r, c, a.slope);
-                    }
-                    if (!weights || (MODE & GRAD)) store(m, m.factor[(l + 1) & 1], r, c, out);
-                });
-    }
-
-    // The deltas below layer l, or the gradient
-    static __device__ void backwards(const EnergyView& q, const Tile& tile, const Memory& m, const float* p, int l,
-                                     const float* slopes) {
-        const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1), hidden = Mlp::layers(q);
-        const int in = (hidden + 1 + hidden - l) & 1;  // they take turns from what the last layer wrote
-        product(tile, m, p + Packing::forward_size(rows, columns), columns, rows, m.factor[in], m.part, Kind::RIGHT, nullptr,
-                [&](int r, int c, const float4& v) {
-                    if (l == 1) return put(m.state, m.stride, r, c, v);
-                    const float2 upper = pair_at(slopes, m.stride, r, c), lower = pair_at(slopes, m.stride, r + 8, c);
-                    store(m, m.factor[in ^ 1], r, c, float4{v.x * upper.x, v.y * upper.y, v.z * lower.x, v.w * lower.y});
-                });
-    }
-
-    // Rows r and r + 8, chains c and c + 1 of a matrix
-    static __device__ float2 pair_at(const float* rows, int stride, int r, int c) {
-        return *reinterpret_cast<const float2*>(rows + r * stride + c);
-    }
-    static __device__ void put(float* rows, int stride, int r, int c, const float4& a) {
-        *reinterpret_cast<float2*>(rows + r * stride + c) = float2{a.x, a.y};
-        *reinterpret_cast<float2*>(rows + (r + 8) * stride + c) = float2{a.z, a.w};
-    }
-    // The same, rounded, as a factor
-    static __device__ void store(const Memory& m, uint32_t* out, int r, int c, const float4& a) {
-        EBM_FAST_UNROLL
-        for (int part = 0; part < Kind::RIGHT; ++part, out += m.part) {
-            store_pair(out, m.stride, r, c, Kind::part_of(a.x, part), Kind::part_of(a.y, part));
-            store_pair(out, m.stride, r + 8, c, Kind::part_of(a.z, part), Kind::part_of(a.w, part));
-        }
-    }
-    static __device__ void store_pair(uint32_t* out, int stride, int r, int c, float left, float right) {
-        if constexpr (Kind::PER_WORD == 1) {
-            *reinterpret_cast<uint2*>(out + r * stride + c) = uint2{Kind::pack(left, 0.0f), Kind::pack(right, 0.0f)};
-        } else {  // two neighbouring rows, which are in lanes four apart, make a word
-            const bool odd = r & 1;
-            const float other = __shfl_xor_sync(ALL_LANES, odd ? left : right, 4);
-            out[(r >> 1) * stride + c + odd] = odd ? Kind::pack(other, right) : Kind::pack(left, other);
-        }
+        if (!tile.shared) return Tiles<1, false>::template evaluate<MODE>(q, tile, share, x, grad, energy);
+        if (tile.chains == 32) return Tiles<4, true>::template evaluate<MODE>(q, tile, share, x, grad, energy);
+        if (tile.chains == 16) return Tiles<2, true>::template evaluate<MODE>(q, tile, share, x, grad, energy);
+        Tiles<1, true>::template evaluate<MODE>(q, tile, share, x, grad, energy);
     }
 
     struct Activated {
@@ -233,52 +117,186 @@ struct Perceptrons {
         return a;
     }
 
-    // sink(r, c, four): rows r and r + 8 of start + w in, chains c and c + 1, also of the rows that fill up
-    template <class Sink>
-    static __device__ void product(const Tile& tile, const Memory& m, const float* w, int rows, int columns, const uint32_t* in,
-                                   int64_t part, int parts, const float* start, const Sink& sink) {
-        const int lane = tile.thread % 32, group = lane / 4, deep = static_cast<int>(Packing::depths(columns));
-        const uint32_t* right = in + lane % 4 * m.stride + group;
-        for (int at = tile.thread / 32; at < Packing::tiles(rows); at += tile.threads / 32) {
-            const float4* left = reinterpret_cast<const float4*>(w) + static_cast<int64_t>(at) * deep * 32 * Kind::LEFT + lane;
-            const float upper = start ? start[at * ROWS + group] : 0.0f, lower = start ? start[at * ROWS + 8 + group] : 0.0f;
-            float acc[MOST_TILES][4];
-            EBM_FAST_UNROLL
-            for (int n = 0; n < MOST_TILES; ++n) acc[n][0] = acc[n][1] = upper, acc[n][2] = acc[n][3] = lower;
-            if (tile.chains == 32) accumulate<4>(acc, left, right, m.stride, deep, part, parts);
-            else if (tile.chains == 16) accumulate<2>(acc, left, right, m.stride, deep, part, parts);
-            else accumulate<1>(acc, left, right, m.stride, deep, part, parts);
-            EBM_FAST_UNROLL
-            for (int n = 0; n < MOST_TILES; ++n) {
-                if (8 * n >= tile.chains) continue;
-                const int r = at * ROWS + group, c = 8 * n + 2 * (lane % 4);
-                sink(r, c, float4{acc[n][0], acc[n][1], acc[n][2], acc[n][3]});
+    // N tiles of eight chains side by side
+    template <int N, bool SHARED>
+    struct Tiles {
+        static constexpr int STRIDE = row_of_chains(8 * N);
+
+        // A block's memory: the state, later its gradient; its parts as a factor; two factors in turn; the slopes of all layers but the
+        // last, whose activations take that place.
+        struct Memory {
+            float* base;  // the state; the rest by its distance, that the compiler knows which memory it is in
+            int pieces, factors, slopes;
+            int piece, part;  // words between the parts of the state and of a factor
+            __device__ uint32_t* words_at(int offset) const { return reinterpret_cast<uint32_t*>(base) + offset; }
+            __device__ uint32_t* factor(int turn) const { return words_at(factors + turn * Kind::RIGHT * part); }
+        };
+        static __device__ Memory memory_of(const EnergyView& q, const Tile& tile) {
+            Memory m;
+            m.base = SHARED ? shared_scratch(tile) : tile.scratch;
+            m.piece = words(q.dim) * STRIDE, m.part = words(Mlp::widest(q)) * STRIDE;
+            m.pieces = static_cast<int>(filled(q.dim)) * STRIDE;
+            m.factors = m.pieces + Kind::STATE * m.piece;
+            m.slopes = m.factors + 2 * Kind::RIGHT * m.part;
+            return m;
+        }
+
+        template <int MODE>
+        static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad,
+                                        float& energy) {
+            const int hidden = Mlp::layers(q);
+            const Memory m = memory_of(q, tile);
+            const float* p = q.p + 4;
+            split_state(q, tile, share, x, m);
+            __syncthreads();
+            int slopes = m.slopes;
+            for (int l = 1; l <= hidden; ++l) {
+                const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
+                forwards<MODE>(q, tile, m, p, l, slopes);
+                __syncthreads();
+                p += layer_size(rows, columns);
+                if (l < hidden) slopes += static_cast<int>(filled(rows)) * STRIDE;
+            }
+            if constexpr ((MODE & VALUE) != 0) {
+                double sum = 0.0;
+                for (int r = share.index(); r < Mlp::width(q, hidden); r += share.size())
+                    sum += static_cast<double>(p[r]) * m.base[slopes + r * STRIDE + tile.chain];
+                energy = static_cast<float>(share.sum(sum)) + q.p[1];
+            }
+            if constexpr ((MODE & GRAD) != 0) {
+                for (int l = hidden; l >= 1; --l) {
+                    p -= layer_size(Mlp::width(q, l), Mlp::width(q, l - 1));
+                    if (l > 1) slopes -= static_cast<int>(filled(Mlp::width(q, l - 1))) * STRIDE;
+                    backwards(q, tile, m, p, l, slopes);
+                    __syncthreads();
+                }
+                EBM_FAST_EACH(i, share) grad[i] = m.base[i * STRIDE + tile.chain];
             }
         }
-    }
 
-    template <int N>
-    static __device__ void accumulate(float (&acc)[MOST_TILES][4], const float4* left, const uint32_t* right, int stride,
-                                      int deep, int64_t part, int parts) {
+        static __device__ void split_state(const EnergyView& q, const Tile& tile, const Team& share, Row x, const Memory& m) {
+            if (tile.helps) return;
+            share.sync();  // the team reads what each of its threads wrote
+            const int rows = words(q.dim);
+            for (int r = share.index(); r < rows; r += share.size()) {
+                const int k = r * Kind::PER_WORD;
+                const float low = k < q.dim ? x[k] : 0.0f, high = Kind::PER_WORD == 2 && k + 1 < q.dim ? x[k + 1] : 0.0f;
+                EBM_FAST_UNROLL
+                for (int part = 0; part < Kind::STATE; ++part)
+                    m.words_at(m.pieces)[part * m.piece + r * STRIDE + tile.chain] =
+                        Kind::pack(Kind::part_of(low, part), Kind::part_of(high, part));
+            }
+        }
+
+        // One layer: activations as a factor and slopes beside them; of the last layer the activations themselves and, as a factor,
+        // the deltas.
+        template <int MODE>
+        static __device__ void forwards(const EnergyView& q, const Tile& tile, const Memory& m, const float* p, int l,
+                                        int slopes) {
+            const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
+            const float *end = p + layer_size(rows, columns), *bias = end - filled(rows);
+            const float* weights = l == Mlp::layers(q) ? end : nullptr;
+            const Activation kind = static_cast<Activation>(q.integers[0]);
+            const float leak = q.p[0];
+            const auto sink = [&](int r, int c, const float4& z) {
+                const Activated a = activate_four(kind, leak, z);
+                float4 out = a.h;
+                if (weights) {
+                    if (MODE & VALUE) put(m.base + slopes, r, c, a.h);
+                    const float upper = r < rows ? weights[r] : 0.0f, lower = r + 8 < rows ? weights[r + 8] : 0.0f;
+                    out = {upper * a.slope.x, upper * a.slope.y, lower * a.slope.z, lower * a.slope.w};
+                } else if (MODE & GRAD) {
+                    put(m.base + slopes, r, c, a.slope);
+                }
+                if (!weights || (MODE & GRAD)) store(m, m.factor((l + 1) & 1), r, c, out);
+            };
+            if (l == 1) product<Kind::STATE>(tile, p, rows, columns, m.words_at(m.pieces), m.piece, bias, sink);
+            else product<Kind::RIGHT>(tile, p, rows, columns, m.factor(l & 1), m.part, bias, sink);
+        }
+
+        // The deltas below layer l, or the gradient
+        static __device__ void backwards(const EnergyView& q, const Tile& tile, const Memory& m, const float* p, int l,
+                                         int slopes) {
+            const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1), hidden = Mlp::layers(q);
+            const int in = (hidden + 1 + hidden - l) & 1;  // they take turns from what the last layer wrote
+            product<Kind::RIGHT>(
+                tile, p + Packing::forward_size(rows, columns), columns, rows, m.factor(in), m.part, nullptr,
+                [&](int r, int c, const float4& v) {
+                    if (l == 1) return put(m.base, r, c, v);
+                    const float2 upper = pair_at(m.base + slopes, r, c), lower = pair_at(m.base + slopes, r + 8, c);
+                    store(m, m.factor(in ^ 1), r, c, float4{v.x * upper.x, v.y * upper.y, v.z * lower.x, v.w * lower.y});
+                });
+        }
+
+        // Rows r and r + 8, chains c and c + 1 of a matrix
+        static __device__ float2 pair_at(const float* rows, int r, int c) {
+            return *reinterpret_cast<const float2*>(rows + r * STRIDE + c);
+        }
+        static __device__ void put(float* rows, int r, int c, const float4& a) {
+            *reinterpret_cast<float2*>(rows + r * STRIDE + c) = float2{a.x, a.y};
+            *reinterpret_cast<float2*>(rows + (r + 8) * STRIDE + c) = float2{a.z, a.w};
+        }
+        // The same, rounded, as a factor
+        static __device__ void store(const Memory& m, uint32_t* out, int r, int c, const float4& a) {
+            EBM_FAST_UNROLL
+            for (int part = 0; part < Kind::RIGHT; ++part, out += m.part) {
+                store_pair(out, r, c, Kind::part_of(a.x, part), Kind::part_of(a.y, part));
+                store_pair(out, r + 8, c, Kind::part_of(a.z, part), Kind::part_of(a.w, part));
+            }
+        }
+        static __device__ void store_pair(uint32_t* out, int r, int c, float left, float right) {
+            if constexpr (Kind::PER_WORD == 1) {
+                *reinterpret_cast<uint2*>(out + r * STRIDE + c) = uint2{Kind::pack(left, 0.0f), Kind::pack(right, 0.0f)};
+            } else {  // two neighbouring rows, which are in lanes four apart, make a word
+                const bool odd = r & 1;
+                const float other = __shfl_xor_sync(ALL_LANES, odd ? left : right, 4);
+                out[(r >> 1) * STRIDE + c + odd] = odd ? Kind::pack(other, right) : Kind::pack(left, other);
+            }
+        }
+
+        // sink(r, c, four): rows r and r + 8 of start + w in, chains c and c + 1, also of the rows that fill up
+        template <int PARTS, class Sink>
+        static __device__ void product(const Tile& tile, const float* w, int rows, int columns, const uint32_t* in, int part,
+                                       const float* start, const Sink& sink) {
+            const int lane = tile.thread % 32, group = lane / 4, deep = static_cast<int>(Packing::depths(columns));
+            const int tiles = static_cast<int>(Packing::tiles(rows));
+            for (int at = tile.thread / 32; at < tiles; at += tile.threads / 32) {
+                const float4* left =
+                    reinterpret_cast<const float4*>(w) + static_cast<int64_t>(at) * deep * 32 * Kind::LEFT + lane;
+                const uint32_t* right = in + lane % 4 * STRIDE + group;
+                const float upper = start ? start[at * ROWS + group] : 0.0f, lower = start ? start[at * ROWS + 8 + group] : 0.0f;
+                float acc[N][4];
+                EBM_FAST_UNROLL
+                for (int n = 0; n < N; ++n) acc[n][0] = acc[n][1] = upper, acc[n][2] = acc[n][3] = lower;
 #pragma unroll 2
-        for (int k = 0; k < deep; ++k, right += WORDS * stride) {
+                for (int k = 0; k < deep; ++k, left += 32 * Kind::LEFT, right += WORDS * STRIDE)
+                    multiply<PARTS>(acc, left, right, part);
+                EBM_FAST_UNROLL
+                for (int n = 0; n < N; ++n)
+                    sink(at * ROWS + group, 8 * n + 2 * (lane % 4), float4{acc[n][0], acc[n][1], acc[n][2], acc[n][3]});
+            }
+        }
+
+        template <int PARTS>
+        static __device__ void multiply(float (&acc)[N][4], const float4* left, const uint32_t* right, int part) {
             uint32_t a[Kind::LEFT][4];
             EBM_FAST_UNROLL
             for (int j = 0; j < Kind::LEFT; ++j) {
-                const float4 words = left[(k * Kind::LEFT + j) * 32];
+                const float4 words = from_global(left + j * 32);
                 a[j][0] = word_of(words.x), a[j][1] = word_of(words.y), a[j][2] = word_of(words.z), a[j][3] = word_of(words.w);
             }
-            for (int i = 0; i < parts; ++i) {
+            EBM_FAST_UNROLL
+            for (int i = 0; i < PARTS; ++i, right += part) {
                 EBM_FAST_UNROLL
                 for (int n = 0; n < N; ++n) {
-                    const uint32_t b0 = right[i * part + 8 * n], b1 = right[i * part + 4 * stride + 8 * n];
+                    const uint32_t b0 = right[8 * n], b1 = right[4 * STRIDE + 8 * n];
                     EBM_FAST_UNROLL
                     for (int j = 0; j < Kind::LEFT; ++j)
                         if (i + j < Kind::STATE || j == 0) Kind::multiply(acc[n], a[j], b0, b1);  // the least parts vanish
                 }
             }
         }
-    }
+    };
 };
 
 }  // namespace

@@ -37,10 +37,10 @@ __device__ inline void tile_tasks(const Tile& tile, const float* w, int rows, in
             const float* left = w + static_cast<int64_t>(k) * wide + r0;
             float a[ROWS];
             if constexpr (ROWS == 4) {
-                const float4 a4 = *reinterpret_cast<const float4*>(left);
+                const float4 a4 = from_global(reinterpret_cast<const float4*>(left));
                 a[0] = a4.x, a[1] = a4.y, a[2] = a4.z, a[3] = a4.w;
             } else {
-                a[0] = left[0];
+                a[0] = from_global(left);
             }
             const float b[4] = {b4.x, b4.y, b4.z, b4.w};
             EBM_FAST_UNROLL

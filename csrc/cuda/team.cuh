@@ -10,6 +10,16 @@
 namespace ebm_fast {
 namespace {
 
+// Of global memory that no kernel writes meanwhile
+template <class T>
+__device__ inline T from_global(const T* at) {
+#if defined(__CUDA_ARCH__)
+    return __ldg(at);
+#else
+    return *at;
+#endif
+}
+
 constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
 
 // All threads of a warp (of the block, where the team is one) must call sum, any, largest and sync.
