@@ -114,7 +114,9 @@ HD inline float short_tanh(float x) {
     const float a = absolute(x), z = x * x;
     float t;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(t) : "f"(a * -2.88539008f));
-    return a < 0.55f ? fma(horner(coefficient, z) * z, x, x) : with_sign(quotient(1.0f - t, 1.0f + t), x);
+    const float near = fma(horner(coefficient, z) * z, x, x), far = with_sign(quotient(1.0f - t, 1.0f + t), x);
+    const int32_t small = a < 0.55f ? -1 : 0;  // by bits: nvcc would branch, and then compute one value after the other
+    return bits_to_float((float_to_bits(near) & small) | (float_to_bits(far) & ~small));
 }
 #endif
 
