@@ -31,7 +31,8 @@ class MLPEnergy(Summable, nn.Module):
         widths: widths (1 to 512) of the 1 to 4 hidden layers.
         activation: "tanh", "silu", "relu", "leaky_relu", "softplus" or "gelu" (the exact one, with erf).
         negative_slope: of "leaky_relu".
-        precision: of the matrix products. "float32"; "tf32", a hint to native code on GPUs with such units, computed in float32
+        precision: of the matrix products. "float32" (whole chains on a GPU: three products of tf32 parts, 2e-6 of the
+            gradient's norm); "tf32", a hint to native code on GPUs with such units, computed in float32
             everywhere else; "bfloat16": z_l = W~_l h~_{l-1} + b_l, where ~ means rounded to bfloat16 (to nearest, ties to even)
             and h~_0 = x is not, and backwards d_H = (w act'(z_H))~, d_l = (act'(z_l) W~'_{l+1} d_{l+1})~, grad E = W~'_1 d_1;
             all sums are float32. Parameters stay float32, and their gradients are those of mixed precision. The gradient is that
