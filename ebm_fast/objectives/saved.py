@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ebm_fast.objectives.inference import LooksAreOrdinary
 from ebm_fast.ops import checks
 
 _FEW = 64
 
 
-class Saved:
+class Saved(LooksAreOrdinary):
     """`state_dict` and `load_state_dict` of an objective: seed and iteration, from which its random numbers follow, and settings.
 
     The settings are the class and the attributes that the classes name in `_settings`: what the loss and its random numbers

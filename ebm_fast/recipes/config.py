@@ -197,9 +197,10 @@ class Config:
             value = attrgetter(name)(self)
             if value is not None and not least <= value < 2**63:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
-        if not 0.0 < self.network.prior_std < math.inf:
-            raise ValueError(f"network.prior_std: expected a finite number above 0, got {self.network.prior_std}")
-
+        for name in ("network.prior_std", "chains.step_size"):
+            value = attrgetter(name)(self)
+            if value is not None and not 0.0 < value < math.inf:
+                raise ValueError(f"{name}: expected a finite number above 0, got {value}")
         for name in ("energy_l2", "gradient_penalty"):
             if getattr(self.loss, name) and self.objective not in _PENALISED:
                 raise ValueError(f"loss.{name}: expected 0 with {self.objective}, which has no such term, got "

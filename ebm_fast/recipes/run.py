@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,18 @@ def _run(config: Config, out: Path, resume: bool, progress: bool, rank: Rank) ->
                 f"resume: {out} holds no checkpoint of all of {rank.world} process{'es' * (rank.world > 1)}; go on with as many "
                 f"as before, or remove {out / 'checkpoint'} to begin again"
             )
-    if not resume and rank.index == 0:
+    begins, existed = not resume and rank.index == 0, (out / "checkpoint").exists()
+    if begins:
         out.mkdir(parents=True, exist_ok=True)
         save_config(config, out / FILE)
     try:
         trainer.fit(config.iterations)
+    except ValueError:  # of a setting that only an iteration can judge, such as the name of a metric
+        if begins and trainer.iteration < (1 if trainer.monitor is None else trainer.monitor.check_every):
+            (out / FILE).unlink()
+            if not existed:
+                shutil.rmtree(out / "checkpoint", ignore_errors=True)
+        raise
     except KeyboardInterrupt:
         print(f"\nStopped; ebm-fast train --resume {out} goes on from the last checkpoint.", flush=True)
         raise

@@ -17,7 +17,8 @@ from ebm_fast.training.parts import held_by, load_all, require_step, second_play
 class Alternating:
     """phi <- optimizer(phi, grad of the second player's loss), `steps` times; then the loss of the energy on the same batch.
 
-    With `every` above 1 the second player takes its turn in iterations 0, every, 2 every, ... alone.
+    With `every` above 1 the second player takes its turn in iterations 0, every, 2 every, ... alone, and under torch.no_grad() it
+    takes none.
 
     `objective`: one with `generator_loss(batch)` and `generator_parameters()`, such as `FlowContrastive`, or with
     `score_loss(batch)` and `score_parameters()`, such as `ImplicitVAE`; `optimizer` holds the latter. The first player's own
@@ -41,7 +42,9 @@ class Alternating:
         self._told: dict[str, Tensor] = {}
 
     def __call__(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        for _ in range(self.steps if self.objective.iteration % self.every == 0 else 0):
+        # A look without gradients moves nobody.
+        turn = torch.is_grad_enabled() and self.objective.iteration % self.every == 0
+        for _ in range(self.steps if turn else 0):
             loss, told = getattr(self.objective, self._loss)(batch)
             self.optimizer.zero_grad()
             loss.backward()

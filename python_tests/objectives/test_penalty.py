@@ -93,21 +93,23 @@ def test_it_enters_the_objective_at_data_and_samples(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_objective_has_a_value_without_gradients(name):
-    """A look at validation data under no_grad: the loss and metrics of a training iteration, to the bit, and no graph."""
+    """A look at validation data under no_grad or inference_mode: the loss and metrics of a training iteration, to the bit, and no
+    graph."""
     terms = [{"gradient_penalty": WEIGHT}] * (name in PENALISED)
     terms += [{"kl_weight": 0.2}, {"entropy_weight": 0.1}] * (name in PENALISED[:3])
     for options in [{}, EVERY[name][1], *terms]:
         found = []
-        for grad in (True, False):
+        for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
             torch.manual_seed(0)
             objective = make(name, **options)
-            with torch.set_grad_enabled(grad):
+            with mode():
                 for _ in range(2):
-                    loss, metrics = objective(DATA.to(torch.get_default_device()))
-            assert loss.requires_grad == grad
+                    loss, metrics = objective(DATA.to(torch.get_default_device()).clone())
+            assert loss.requires_grad == (mode is torch.enable_grad)
             assert not any(m.requires_grad for m in metrics.values())
             found.append((loss.detach(), metrics))
         torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+        torch.testing.assert_close(found[2], found[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "silu", "softplus", "gelu", "leaky_relu", "bfloat16"])

@@ -201,6 +201,17 @@ def test_states_of_something_else(tmp_path):
                 part.load_state_dict(state)
 
 
+def test_a_look_moves_no_second_player():
+    flow = ef.FlowContrastive(MLPEnergy(2, (4,)), ef.objectives.players.DiagonalGaussian(torch.zeros(2), 2.0), seed=1)
+    both = Alternating(flow, torch.optim.SGD(flow.generator_parameters(), 0.1))
+    before = [p.clone() for p in flow.generator_parameters()]
+    with torch.no_grad():
+        both(torch.randn(8, 2))
+    assert all(map(torch.equal, flow.generator_parameters(), before))
+    both(torch.randn(8, 2))
+    assert not all(map(torch.equal, flow.generator_parameters(), before))
+
+
 def test_states_are_copies():
     buffer = ef.ReplayBuffer(8, (2,), init=("normal", 1.0), seed=1)
     average = ef.EMA(MLPEnergy(2, (4,)))
