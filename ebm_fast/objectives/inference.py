@@ -12,7 +12,7 @@ from torch import Tensor
 
 class LooksAreOrdinary:
     """Calls of subclasses under torch.inference_mode() are as those under torch.no_grad(): losses that hold gradients of the
-    energy need autograd inside, which inference mode cannot turn on again, and what an objective keeps must be ordinary tensors."""
+    energy need autograd inside, which inference mode cannot turn on again, and what an objective keeps is no inference tensor."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

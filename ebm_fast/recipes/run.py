@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import shutil
 from importlib.util import find_spec
@@ -62,7 +63,8 @@ def _run(config: Config, out: Path, resume: bool, progress: bool, rank: Rank) ->
                 f"resume: {out} holds no checkpoint of all of {rank.world} process{'es' * (rank.world > 1)}; go on with as many "
                 f"as before, or remove {out / 'checkpoint'} to begin again"
             )
-    begins, existed = not resume and rank.index == 0, (out / "checkpoint").exists()
+    begins = not resume and rank.index == 0
+    missing = [path for path in (out / "checkpoint", out, *out.parents) if not path.exists()]
     if begins:
         out.mkdir(parents=True, exist_ok=True)
         save_config(config, out / FILE)
@@ -71,8 +73,11 @@ def _run(config: Config, out: Path, resume: bool, progress: bool, rank: Rank) ->
     except ValueError:  # of a setting that only an iteration can judge, such as the name of a metric
         if begins and trainer.iteration < (1 if trainer.monitor is None else trainer.monitor.check_every):
             (out / FILE).unlink()
-            if not existed:
-                shutil.rmtree(out / "checkpoint", ignore_errors=True)
+            if missing[:1] == [out / "checkpoint"]:
+                shutil.rmtree(missing.pop(0), ignore_errors=True)
+            for path in missing:
+                with contextlib.suppress(OSError):  # somebody else's files are in it by now
+                    path.rmdir()
         raise
     except KeyboardInterrupt:
         print(f"\nStopped; ebm-fast train --resume {out} goes on from the last checkpoint.", flush=True)
