@@ -221,7 +221,8 @@ def gpu(folder: Path) -> str:
     row = max(every, key=lambda row: row["date"])
     versions = {"PyTorch": "torch", "Triton": "triton", "JAX": "jax", "torchebm": "torchebm"}
     told = ", ".join(f"{name} {row[key]}" for name, key in versions.items() if row.get(key))
-    return "\n\n".join([f"**Machine.** {row['device']}, beside {row['cores']} cores of {row['cpu']}; {told}.", *parts])
+    picture = f"![How many times as long each peer takes](images/benchmarks/peers-{harness.DOCUMENTED_GPU}.png)"
+    return "\n\n".join([f"**Machine.** {row['device']}, beside {row['cores']} cores of {row['cpu']}; {told}.", picture, *parts])
 
 
 def build(folder: Path) -> tuple[list[str], Rows]:

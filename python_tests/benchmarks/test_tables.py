@@ -8,6 +8,7 @@ import time
 
 import bench_chain
 import ceilings
+import gpu_picture
 import harness
 import pytest
 import tables
@@ -61,6 +62,7 @@ def test_tables_of_a_gpu_are_of_the_files_that_have_rows(tmp_path):
     told = tables.gpu(tmp_path)
     assert told.count("###") == 1 and "JAX" not in told and "Commit 0123abc; 2026-01-02." in told
     assert "| 20 steps | 2 ms | graph | 13.9x | - | - | 0.9x |" in told
+    assert gpu_picture.draw(tmp_path, tmp_path / "images").stat().st_size > 5_000
     update = {"case": "P1 update plain 1e+06", "median": 4.15e-5, "ratios": {"eager": 0.82, "compiled": 3.3}}
     facts["fraction_of_copy"] = 0.482
     graph = {"graph_seconds": {"ebm_fast": 4e-6}, "graph_ratios": {"eager": 2.5}, "graph_fraction_of_copy": 0.004}
