@@ -1,5 +1,6 @@
 // exp, log, sincos, tanh, softplus and the logistic function over a value type: float32 with at most 2 units in the last place of
-// error over the whole range (the logistic function: 2.5; 1 in the last denormal place of exp), infinities and NaN as in libm.
+// error over the whole range (the logistic function: 2.5; 1 in the last denormal place of exp), infinities and NaN as in libm. A GPU's tanh
+// has 3, and its quotients are a little less exact than IEEE's.
 #pragma once
 #include "normal.h"
 #include "wide.h"

@@ -40,7 +40,7 @@ int team_of(const ChainEnergy& energy, int64_t dim) {
 }
 
 #if defined(EBM_FAST_ON_CPU)
-constexpr int TOGETHER_THREADS = 64;  // each is a context of its own there
+constexpr int TOGETHER_THREADS = 96;  // each is a context of its own there
 #else
 constexpr int TOGETHER_THREADS = 256;  // of a block whose chains are evaluated together, at least
 #endif

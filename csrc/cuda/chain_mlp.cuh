@@ -120,7 +120,7 @@ struct Perceptrons {
     // N tiles of eight chains side by side
     template <int N, bool SHARED>
     struct Tiles {
-        static constexpr int STRIDE = row_of_chains(8 * N);
+        static constexpr int STRIDE = row_of_chains(8 * N), UNROLL = Kind::LEFT * N > 4 ? 1 : 2;  // as many as registers allow
 
         // A block's memory: the state, later its gradient; its parts as a factor; two factors in turn; the slopes of all layers but the
         // last, whose activations take that place.
@@ -268,7 +268,7 @@ struct Perceptrons {
                 float acc[N][4];
                 EBM_FAST_UNROLL
                 for (int n = 0; n < N; ++n) acc[n][0] = acc[n][1] = upper, acc[n][2] = acc[n][3] = lower;
-#pragma unroll 2
+#pragma unroll UNROLL
                 for (int k = 0; k < deep; ++k, left += 32 * Kind::LEFT, right += WORDS * STRIDE)
                     multiply<PARTS>(acc, left, right, part);
                 EBM_FAST_UNROLL

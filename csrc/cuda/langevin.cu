@@ -52,7 +52,8 @@ __global__ void __launch_bounds__(THREADS)
         }
         if constexpr (SIMPLE) {
             for (int k = 0; k < 4; ++k) {
-                const V slope = FORM == CLIPPED ? clamp(grad[k], -c.grad_clip, c.grad_clip) : grad[k];
+                // As the general form: an infinite state times the prior's precision of 0 is no number, and is not repaired.
+                const V slope = fma(V(0), x[k], FORM == CLIPPED ? clamp(grad[k], -c.grad_clip, c.grad_clip) : grad[k]);
                 x[k] = fma(c.noise_std, V(z[k]), fma(-c.step_size, slope, x[k]));
                 if (FORM == CLIPPED) x[k] = clamp(x[k], c.noise_lo, c.noise_hi);
             }

@@ -58,9 +58,11 @@ class Recorder:
         """Run it on a side stream: libraries create their handles and workspaces there."""
         stream, current = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
         stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            work()
-        current.wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                work()
+        finally:  # also where the energy raises: memory that it gave back is used again on this stream
+            current.wait_stream(stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record it without running it; returns what replays it."""

@@ -38,12 +38,12 @@ class Pace:
 
 
 def first_guess(x: Tensor) -> int:
-    """Steps of native code that hardly last longer than INTERVAL. x # (n, *event)
+    """Steps of native code that certainly last less than INTERVAL. x # (n, *event)
 
-    A GPU's launches return before they end, so that no clock would correct a smaller number, and each costs as much as a hundred
-    steps: there it stands for a few milliseconds.
+    Of a GPU more, since a launch costs as much as a hundred steps, but not more than a slow energy takes in INTERVAL.
     """
-    return max(1, (2**28 if x.is_cuda else 2**16) // max(x.numel(), 1))
+    most = min(2**28 // max(x.numel(), 1), 1000) if x.is_cuda else 2**16 // max(x.numel(), 1)
+    return max(1, most)
 
 
 class Kept:

@@ -54,7 +54,7 @@ class Loop:
         self._steps_at_once = steps_at_once
         native = isinstance(transition, FusedTransition)
         self._pace = Pace(first_guess(self.state.x) if native else 1)
-        # Between chunks of milliseconds: the clock would see nothing but launches, and an interrupt come after all of them.
+        # At the end of each chunk: the clock would see nothing but launches, and an interrupt come after all of them.
         self._waits = native and self.state.x.is_cuda
         self._begin = self._recorded_from = self.state.step
         # Two copies take turns, that an interrupt while one is written finds the other whole.
@@ -95,7 +95,7 @@ class Loop:
         while (left := end - self.state.step) > 0:
             before = self.state.step
             advance(left)
-            if self._waits and self.state.step < end:
+            if self._waits:
                 torch.cuda.current_stream(self.state.x.device).synchronize()
             self._pace.took(self.state.step - before)
             if self.bar is not None:

@@ -25,6 +25,8 @@ def derived_seed(seed: int, step: int, chain_offset: int = 0, *, purpose: str = 
 @contextmanager
 def torch_seeded(seed: int) -> Iterator[None]:
     """torch's generators, of the CPU and of the current GPU, start from `seed` inside, and are afterwards as they were."""
+    if torch.get_default_device().type == "cuda":  # what is made inside would be the first to use it
+        torch.cuda.init()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed reaches every GPU, those not put back too

@@ -22,11 +22,11 @@ class LooksAreOrdinary:
 
 def _outside(call: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(call)
-    def look(self: Any, batch: Any) -> Any:
+    def look(self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_inference_mode_enabled():
-            return call(self, batch)
+            return call(self, batch, *args, **kwargs)
         with torch.inference_mode(False), torch.no_grad():
-            return call(self, _ordinary(batch))
+            return call(self, _ordinary(batch), *args, **kwargs)
 
     return look
 

@@ -145,6 +145,16 @@ def test_langevin_dtypes(name, dtype, op, device):
         assert_steps_agree(*both(op, FORMS[name], shape, dtype, device), UPDATE[dtype])
 
 
+@pytest.mark.parametrize("bounds", [{}, {"grad_clip": 0.5, "noise_lo": 0.0, "noise_hi": 1.0}], ids=["plain", "clip and clamp"])
+def test_an_infinite_state_is_never_repaired(bounds, op, device):
+    for dim in (4, 3):  # whole blocks have kernels of their own
+        x = torch.rand(3, dim, device=device)
+        x[1, 1] = INF
+        op("langevin_step_")(x, torch.rand_like(x), *[None] * 8, *(PLAIN | bounds).values(), *STREAM)
+        assert x.isnan().nonzero().tolist() == [[1, 1]]
+        assert x.isfinite().sum() == x.numel() - 1
+
+
 def test_float64_keeps_its_coefficients(op, device):
     form = FORMS["all"] | {"noise_std_at": None, "noise_std": 0.0, "step_size_at": None, "step_lo": -0.1, "noise_hi": 0.9}
     assert_steps_agree(*both(op, form, (63, 5), torch.float64, device), 1e-15)
