@@ -189,8 +189,8 @@ Peers: times as long; JAX waits for its device at each call. "Alone" is without 
 a call of few numbers waits for it. Up to 10^7 numbers some stay in the second cache, hence more than 100 %."""
 CHAINS = """\
 The ceiling of a mixture is one Philox block and M exponentials at the pace of the whole device, that of an MLP torch's products
-of large matrices in the same precision, in float32 a third of those in tf32. Peers run the float32 energy; JAX rounds the factors of
-its products to tf32, its default, but beside our float32."""
+of large matrices in the same precision, in float32 a third of those in tf32. Peers run the float32 energy; JAX rounds the factors
+of its products to tf32, its default, but beside our float32."""
 TRAINING = """\
 Batch 128, the optimiser's step included; "gradients alone" is what it needs of the energy, by autograd. Our chains run in a CUDA
 graph or in one kernel, the peers' launch by launch."""
