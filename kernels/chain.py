@@ -75,7 +75,7 @@ def chain_kernel(
     KEY: tl.constexpr, DIM: tl.constexpr, COUNT: tl.constexpr, LAYOUT: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
     STEP_SIZE_STRIDE: tl.constexpr, NOISE_STRIDE: tl.constexpr, BETA_STRIDE: tl.constexpr, PERSISTENCE_STRIDE: tl.constexpr,
     TRANSITION: tl.constexpr, CARRIED: tl.constexpr, FLIP: tl.constexpr, NOISE_FIRST: tl.constexpr, GUARD: tl.constexpr,
-    NOISE: tl.constexpr, HEAVY: tl.constexpr, PRIOR: tl.constexpr, CLIP: tl.constexpr, CLIP_NORM: tl.constexpr,
+    NOISE: tl.constexpr, HEAVY: tl.constexpr, CLIP: tl.constexpr, CLIP_NORM: tl.constexpr,
     STEP_CLAMP: tl.constexpr, NOISE_CLAMP: tl.constexpr,
 ):  # fmt: skip
     chain, exists = lanes_of(chains, BLOCK)
@@ -126,7 +126,7 @@ def chain_kernel(
                 z = normal_event(chain, rng, seed, step + t, LANGEVIN, chain_offset, DIM, BLOCK)
             if NOISE_FIRST:
                 noised, _ = langevin_pass(y, y, p, z, s, n, s, scale, heavy_ball, prior_precision, grad_clip, step_lo, step_hi,
-                                          noise_lo, noise_hi, HEAVY, PRIOR, CLIP, CLIP_NORM, STEP_CLAMP, NOISE_CLAMP, False,
+                                          noise_lo, noise_hi, HEAVY, CLIP, CLIP_NORM, STEP_CLAMP, NOISE_CLAMP, False,
                                           NOISE)  # fmt: skip
                 if GUARD:
                     noised = chosen(frozen, y, noised)
@@ -149,7 +149,7 @@ def chain_kernel(
                 if CLIP_NORM:
                     shrink = shrink_of(norm, grad_clip_norm)
             moved, v = langevin_pass(y, g_here, p, z, s, n, shrink, scale, heavy_ball, prior_precision, grad_clip, step_lo,
-                                     step_hi, noise_lo, noise_hi, HEAVY, PRIOR, CLIP, CLIP_NORM, STEP_CLAMP,
+                                     step_hi, noise_lo, noise_hi, HEAVY, CLIP, CLIP_NORM, STEP_CLAMP,
                                      NOISE_CLAMP and not NOISE_FIRST, True, NOISE and not NOISE_FIRST)  # fmt: skip
             if GUARD:
                 moved = chosen(frozen, y, moved)
@@ -283,7 +283,7 @@ def chain_(
             persistence, *per_step, *as_passed(torch.float64, max_error), heavy_ball, prior, clip, clip_norm, step_lo, step_hi,
             noise_lo, noise_hi, steps, thin, count, leapfrogs, seed, step, chain_offset, x.shape[0],
             *shape_of(registered(energy_kind), x), block, *per_chain, transition, carried, flip, noise_first, guard,
-            noise_std_at is not None or noise_std != 0.0, transition == "langevin" and momentum is not None, prior != 0.0,
+            noise_std_at is not None or noise_std != 0.0, transition == "langevin" and momentum is not None,
             clip != math.inf, clip_norm != math.inf, step_lo != -math.inf or step_hi != math.inf,
             noise_lo != -math.inf or noise_hi != math.inf, num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip

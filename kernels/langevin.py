@@ -22,16 +22,14 @@ def clamp(a, lo, hi):
 
 @triton.jit
 def langevin_move(
-    y, g, v, s, shrink, grad_clip, prior_precision, momentum, CLIP: tl.constexpr, CLIP_NORM: tl.constexpr, PRIOR: tl.constexpr,
-    HEAVY: tl.constexpr,
+    y, g, v, s, shrink, grad_clip, prior_precision, momentum, CLIP: tl.constexpr, CLIP_NORM: tl.constexpr, HEAVY: tl.constexpr,
 ):  # fmt: skip
     """y - s (shrink clip(g) + p y), or y + v with v <- m v - s (shrink clip(g) + p y); y and v."""
     if CLIP:
         g = clamp(g, -grad_clip, grad_clip)
     if CLIP_NORM:
         g = shrink * g
-    if PRIOR:
-        g = tl.fma(prior_precision, y, g)
+    g = tl.fma(prior_precision, y, g)  # also where it is 0: an infinite state is not repaired
     if HEAVY:
         v = tl.fma(-s, g, momentum * v)
         y = y + v
@@ -48,7 +46,7 @@ def langevin_kernel(
     x, grad, velocity, step_size_at, noise_std_at, grad_scale, active, scale, rng, step_size, noise_std, momentum,
     prior_precision, grad_clip, step_lo, step_hi, noise_lo, noise_hi, purpose, seed: tl.int64, step: tl.int64,
     chain_offset: tl.int64, blocks, dim, per_chain, INDEX: tl.constexpr, WHOLE: tl.constexpr, TILE: tl.constexpr,
-    STEP_STRIDE: tl.constexpr, NOISE_STRIDE: tl.constexpr, NOISE: tl.constexpr, PRIOR: tl.constexpr, CLIP: tl.constexpr,
+    STEP_STRIDE: tl.constexpr, NOISE_STRIDE: tl.constexpr, NOISE: tl.constexpr, CLIP: tl.constexpr,
     STEP_CLAMP: tl.constexpr, NOISE_CLAMP: tl.constexpr,
 ):  # fmt: skip
     FLOAT: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
@@ -72,7 +70,7 @@ def langevin_kernel(
             v = tl.load(velocity + element, mask=mask).to(FLOAT)
         y, v = langevin_move(
             y, g, v, s, shrink, coefficient(grad_clip, FLOAT), coefficient(prior_precision, FLOAT), coefficient(momentum, FLOAT),
-            CLIP, grad_scale is not None, PRIOR, velocity is not None,
+            CLIP, grad_scale is not None, velocity is not None,
         )  # fmt: skip
         if velocity is not None:
             tl.store(velocity + element, stored_as(v, velocity.dtype.element_ty), mask=mask)
@@ -111,7 +109,7 @@ def langevin_step_(
         langevin_kernel[grid](
             x, grad, velocity, step_size_at, noise_std_at, grad_scale, None if active is None else active.view(torch.uint8),
             scale, rng, *as_passed(x.dtype, *numbers), purpose, seed, step, chain_offset, *shape, stride(step_size_at),
-            stride(noise_std_at), noise_std_at is not None or noise_std != 0.0, prior_precision != 0.0,
+            stride(noise_std_at), noise_std_at is not None or noise_std != 0.0,
             grad_clip != math.inf, step_lo != -math.inf or step_hi != math.inf, noise_lo != -math.inf or noise_hi != math.inf,
             num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip

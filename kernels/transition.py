@@ -199,7 +199,7 @@ def shrink_of(norm, bound):
 @triton.jit
 def langevin_pass(
     x, g, v, z, step_size, noise_std, shrink, scale, heavy_ball, prior_precision, grad_clip, step_lo, step_hi, noise_lo,
-    noise_hi, HEAVY: tl.constexpr, PRIOR: tl.constexpr, CLIP: tl.constexpr, CLIP_NORM: tl.constexpr, STEP_CLAMP: tl.constexpr,
+    noise_hi, HEAVY: tl.constexpr, CLIP: tl.constexpr, CLIP_NORM: tl.constexpr, STEP_CLAMP: tl.constexpr,
     NOISE_CLAMP: tl.constexpr, GRAD: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
     """x <- clamp(clamp(x - s (clip(g) + p x)) + n z), or one of its two moves alone; and the velocity."""
@@ -214,7 +214,7 @@ def langevin_pass(
             if HEAVY:
                 b = v[i]
             a, b = langevin_move(
-                a, g[i], b, s, shrink, grad_clip, prior_precision, heavy_ball, CLIP, CLIP_NORM, PRIOR, HEAVY
+                a, g[i], b, s, shrink, grad_clip, prior_precision, heavy_ball, CLIP, CLIP_NORM, HEAVY
             )
             if STEP_CLAMP:
                 a = clamp(a, step_lo, step_hi)
