@@ -68,7 +68,7 @@ def prepare(target: Target, kind: str, device: str) -> Prepared:
     step_size, mean_length = float(warm.stats.adapted["step_size"]), float(sampler.num_leapfrog)
     if kind == "chees":
         ratio = float(warm.stats.adapted["trajectory_length"]) / step_size
-        lengths = [max(1, math.ceil(halton(warm.state.age + k) * ratio)) for k in range(target.timed)]
+        lengths = [max(1, math.ceil(h * ratio)) for h in halton(warm.state.age, target.timed)]
         mean_length = sum(lengths) / len(lengths)
     return Prepared(draw, step_size, mean_length)
 

@@ -143,6 +143,12 @@ class FusedTransition:
                     self.steps.forget_coefficients()
             num_steps -= 1
 
+    @property
+    def evaluates_anew(self) -> bool:
+        """Whether its first steps take no energy or gradient that is carried."""
+        adapter, state = getattr(self.steps, "adapter", None), self.state
+        return not self.native and (adapter is None or not adapter.needs_proposals or state.age >= state.warmup_until)
+
     def run(self, num_steps: int) -> None:
         """num_steps steps that adapt nothing, in calls of at most about a fifth of a second: the chain is the same. Nobody waits
         for a GPU."""

@@ -58,7 +58,8 @@ class Loop:
         self._waits = native and self.state.x.is_cuda
         self._begin = self._recorded_from = self.state.step
         # Two copies take turns, that an interrupt while one is written finds the other whole.
-        self._whole, self._spare = (self.state.clone(), self._kept_stats()), self.state.clone()
+        self._whole: tuple[ChainState, Any] = self.state.clone(), self._kept_stats()
+        self._spare: ChainState | None = None  # short runs never copy again
 
     @property
     def state(self) -> ChainState:
@@ -148,4 +149,5 @@ class Loop:
         return self.transition.snapshot(), None if self.average is None else self.average.snapshot()
 
     def _copy(self) -> None:
-        self._whole, self._spare = (self._spare.become(self.state), self._kept_stats()), self._whole[0]
+        copy = self.state.clone() if self._spare is None else self._spare.become(self.state)
+        self._whole, self._spare = (copy, self._kept_stats()), self._whole[0]

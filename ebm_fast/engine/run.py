@@ -264,7 +264,7 @@ def sample(
         return _bind(name, sampler, energy, condition, state, backend, descriptor, guard=guard, track=True)
 
     transition = bound(state)
-    _check_energies(transition, state, resume, on_divergence)
+    _check_energies(transition, state, resume, on_divergence, warmup + num_steps)
     kept = Kept(transition, num_steps // thin, record, record if record_energy is None else record_energy)
     average = Moments(transition.position(), backend) if moments else None
     bar = _progress(warmup + num_steps, progress)
@@ -327,10 +327,11 @@ def _plan_warmup(state: ChainState, warmup: int, resumed: bool) -> int:
     return warmup
 
 
-def _check_energies(transition: Transition, state: ChainState, resume: Any, on_divergence: str) -> None:
+def _check_energies(transition: Any, state: ChainState, resume: Any, on_divergence: str, num_steps: int) -> None:
     """A sampler that compares energies cannot start where there is none; one that is resumed may find another energy."""
     if resume is not None:
-        transition.renew()
+        if not (num_steps and getattr(transition, "evaluates_anew", False)):
+            transition.renew()
     elif "energy" in state.extra and on_divergence != "ignore":
         bad = ~torch.isfinite(transition.energy_now())
         if bool(bad.any()):

@@ -14,7 +14,7 @@ from ..ops import checks
 from ..ops.metropolis import COUNTERS
 from ..ops.norm import event_norm
 from .adaptation import Adaptation, Adapter
-from .base import Sampler, Transition, at_age, changed, check_coefficient, is_schedule
+from .base import Sampler, Transition, at_age, changed, check_coefficient, is_schedule, stacked
 
 _FROZEN = 1e30  # 1 / T of temperature 0: downhill moves alone
 
@@ -187,6 +187,12 @@ class AcceptReject(Transition):
         """Those of the next steps: one for all of them while nothing changes."""
         age = self.state.age
         return [self.coefficients(age + k) for k in range(num_steps if self.sampler.coefficients_move() else 1)]
+
+    def schedules(self, num_steps: int) -> dict[str, Any]:
+        """Step size and inverse temperature of the next steps, as `ops.chain_` takes them."""
+        steps = self.coefficients_of(num_steps)
+        step_size, beta = (stacked([c[name] for c in steps], self.state.x) for name in ("drift", "beta"))
+        return {"step_size": step_size, "beta": beta}
 
     def forget_coefficients(self) -> None:
         self._coefficients = None

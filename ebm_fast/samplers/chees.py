@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.state import ChainState
@@ -16,14 +19,23 @@ from .adaptation import Adaptation, Adapter
 _RATE, _BETA2, _EPS = 0.025, 0.95, 1e-8  # Adam on log T
 
 
-def halton(index: int) -> float:
-    """van der Corput's sequence in base 2: 1/2, 1/4, 3/4, 1/8, ... for index 0, 1, ..."""
-    index, value, part = index + 1, 0.0, 0.5
-    while index:
-        value += part * (index & 1)
-        index >>= 1
-        part *= 0.5
+_INDICES = 1024  # numbers of the sequence made at once
+
+
+@lru_cache(maxsize=8)
+def _mirrored(part: int) -> NDArray[np.float64]:
+    """The numbers from `part` * _INDICES on: an index counted from 1, its binary digits mirrored at the point."""
+    index = np.arange(_INDICES) + (part * _INDICES + 1)
+    value = np.zeros(_INDICES)
+    for bit in range(int(index[-1]).bit_length()):
+        value += (index >> bit & 1) * 0.5 ** (bit + 1)
     return value
+
+
+def halton(first: int, count: int = 1) -> NDArray[np.float64]:
+    """van der Corput's sequence in base 2, 1/2, 1/4, 3/4, 1/8, ... for index 0, 1, ..., from index `first` on. # (count,)"""
+    begin, end = first // _INDICES, (first + max(count, 1) - 1) // _INDICES + 1
+    return np.concatenate([_mirrored(part) for part in range(begin, end)])[first % _INDICES :][:count]
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ class ChEESAdapter(Adapter):
         centre = (weight[:, None] * proposed).sum(0) / total
         apart, apart_before = proposed - centre, before - before.mean(0)
         change = apart.square().sum(1) - apart_before.square().sum(1)
-        length = halton(age) * extra["trajectory_length"]
+        length = float(halton(age)[0]) * extra["trajectory_length"]
         # Over all chains: trajectories that blew up would count in full if the few left were weighted to 1.
         slope = (weight * change * (apart * velocity).sum(1)).sum() / n * length
         log, average, second, count = extra["chees"]

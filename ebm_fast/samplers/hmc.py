@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from .accept import _FROZEN, AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
 from .base import Transition, check_positive, claim_momentum, stacked
 from .chees import ChEES, halton
-from .jitter import uniform_number
+from .jitter import uniform_numbers
 
 Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
 MAX_ERROR = 1000.0  # energy error of a divergence, as in Stan
@@ -260,20 +261,39 @@ class HMCTransition(AcceptReject):
     def coefficients(self, age: int) -> dict[str, Any]:
         if not self.sampler.step_jitter:
             return super().coefficients(age)
-        u = uniform_number(self.state.seed, self.state.step + age - self.state.age, "jitter", 1)
-        step_size = self.step_size(age) * (1.0 + self.sampler.step_jitter * (2.0 * u - 1.0))
-        return self.derive(step_size, self.beta(age))
+        return self.derive(self.step_size(age) * float(self._stretched(age, 1)[0]), self.beta(age))
+
+    def _stretched(self, age: int, count: int) -> Any:
+        """What jitter multiplies the step sizes of the proposals from `age` on by. # (count,)"""
+        u = uniform_numbers(self.state.seed, self.state.step + age - self.state.age, count, "jitter", 1)
+        return 1.0 + self.sampler.step_jitter * (2.0 * u - 1.0)
+
+    def schedules(self, num_steps: int) -> dict[str, Any]:
+        if not self.sampler.step_jitter or AcceptRejectSampler.coefficients_move(self.sampler) or self.state.adapting:
+            return super().schedules(num_steps)
+        # All at once: on a GPU an op a proposal would take longer than the proposal.
+        age, x = self.state.age, self.state.x
+        size, stretched = self.step_size(age), torch.from_numpy(self._stretched(age, num_steps))
+        if isinstance(size, Tensor):
+            sizes = size.view(1, -1) * stretched.to(size.device, size.dtype)[:, None]
+        else:
+            sizes = (size * stretched).to(x.device, torch.float32)[:, None]
+        return {"step_size": sizes if num_steps > 1 else sizes[0], "beta": self.beta(age)}
 
     def num_leapfrog(self, age: int) -> int:
         """Leapfrog steps of the proposal at `age`."""
+        return self.lengths(age, 1)[0]
+
+    def lengths(self, age: int, count: int) -> list[int]:
+        """Those of the proposals from `age` on, which all have the step size of the first."""
         if isinstance(self.sampler, HMC) and isinstance(self.sampler.adapt, ChEES):
-            ratio = self._trajectory_in_steps(age)
-            return max(1, min(math.ceil(halton(age) * ratio), self.sampler.adapt.max_leapfrog))
+            steps, most = np.ceil(halton(age, count) * self._trajectory_in_steps(age)), self.sampler.adapt.max_leapfrog
+            return [int(length) for length in np.clip(steps, 1, most)]
         L = self.sampler.num_leapfrog
         if not self.sampler.leapfrog_jitter:
-            return L
-        u = uniform_number(self.state.seed, self.state.step + age - self.state.age, "jitter", 0)
-        return min(1 + int(u * L), L)
+            return [L] * count
+        u = uniform_numbers(self.state.seed, self.state.step + age - self.state.age, count, "jitter", 0)
+        return [min(1 + int(length), L) for length in u * L]
 
     def _trajectory_in_steps(self, age: int) -> float:
         """Trajectory length over step size: read from the device while both move, once afterwards."""
@@ -290,12 +310,11 @@ class HMCTransition(AcceptReject):
     _ratio: float | None = None
 
     def chain_plan(self, num_steps: int) -> dict[str, Any]:
-        steps, x, extra = self.coefficients_of(num_steps), self.state.x, self.state.extra
+        extra = self.state.extra
         varies = self.sampler.leapfrog_jitter or isinstance(getattr(self.sampler, "adapt", None), ChEES)
-        lengths: Any = [self.num_leapfrog(self.state.age + k) for k in range(num_steps if varies else 1)]
+        lengths = self.lengths(self.state.age, num_steps if varies else 1)
         return {
-            "transition": "hmc", "step_size": stacked([c["drift"] for c in steps], x),
-            "beta": stacked([c["beta"] for c in steps], x), "leapfrogs": lengths if len(lengths) > 1 else lengths[0],
+            "transition": "hmc", **self.schedules(num_steps), "leapfrogs": lengths if len(lengths) > 1 else lengths[0],
             "max_error": self.sampler.max_error, "scale": self._scale, "energy": extra["energy"], "grad": extra["grad"],
             "carried": True, "counters": self.counters,
         }  # fmt: skip

@@ -1,18 +1,37 @@
-"""Random numbers that the host itself needs: one block of Philox4x32-10 in Python's integers."""
+"""Random numbers that the host itself needs, by Philox4x32-10 in NumPy."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from ..ops.purposes import purpose_tag
 
+_STEPS = 256  # drawn at once: many cost little more than one
 _MASK = 0xFFFFFFFF
 
 
-def uniform_number(seed: int, step: int, purpose: str, element: int) -> float:
-    """u in (0, 1], element `element` (0 ... 3) of chain 0 in the random-number contract; the same for every batch of chains."""
-    c = [0, 0, step & _MASK, purpose_tag(purpose) | ((step >> 32) & 0xFFFFFF) << 8]
+@lru_cache(maxsize=16)
+def _numbers(seed: int, part: int, purpose: str) -> NDArray[np.float64]:
+    """Of the steps from `part` * _STEPS on. # (4, _STEPS)"""
+    step, low = np.arange(_STEPS, dtype=np.uint64) + np.uint64(part * _STEPS & 2**64 - 1), np.uint64(_MASK)
+    half = np.uint64(32)
+    c: list[Any] = [np.zeros_like(step), np.zeros_like(step), step & low, (step >> half & np.uint64(0xFFFFFF)) << np.uint64(8)]
+    c[3] |= np.uint64(purpose_tag(purpose))
     k0, k1 = seed & _MASK, (seed >> 32) & _MASK
     for _ in range(10):
-        a, b = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
-        c = [(b >> 32) ^ c[1] ^ k0, b & _MASK, (a >> 32) ^ c[3] ^ k1, a & _MASK]
+        a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c = [b >> half ^ c[1] ^ np.uint64(k0), b & low, a >> half ^ c[3] ^ np.uint64(k1), a & low]
         k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
-    return c[element] * 2.0**-32 + 2.0**-33
+    return np.stack(c) * 2.0**-32 + 2.0**-33
+
+
+def uniform_numbers(seed: int, step: int, count: int, purpose: str, element: int) -> NDArray[np.float64]:
+    """u in (0, 1] of steps step ... step + count - 1: element `element` (0 ... 3) of chain 0 in the random-number contract; the
+    same for every batch of chains. # (count,)"""
+    first, begin = divmod(step, _STEPS)
+    parts = range(first, (step + max(count, 1) - 1) // _STEPS + 1)
+    return np.concatenate([_numbers(seed, part, purpose)[element] for part in parts])[begin : begin + count]

@@ -16,7 +16,7 @@ from ..ops.noise import normal_, uniform_
 from ..ops.proposal import propose_steps
 from .accept import AcceptReject, AcceptRejectSampler
 from .adaptation import Adaptation
-from .base import Transition, changed, check_event, check_positive, stacked
+from .base import Transition, changed, check_event, check_positive
 
 Coefficient = float | Tensor | Sequence[float] | Callable[[int], float | Tensor]
 
@@ -69,11 +69,9 @@ class RandomWalkTransition(AcceptReject):
         return {"drift": step_size, "beta": beta}
 
     def chain_plan(self, num_steps: int) -> dict[str, Any]:
-        steps, x = self.coefficients_of(num_steps), self.state.x
         return {
-            "transition": "random_walk", "step_size": stacked([c["drift"] for c in steps], x),
-            "beta": stacked([c["beta"] for c in steps], x), "scale": self.scale(), "energy": self.state.extra["energy"],
-            "carried": True, "counters": self.counters,
+            "transition": "random_walk", **self.schedules(num_steps), "scale": self.scale(),
+            "energy": self.state.extra["energy"], "carried": True, "counters": self.counters,
         }  # fmt: skip
 
     def new_mass(self) -> None:
