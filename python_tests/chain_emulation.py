@@ -24,7 +24,7 @@ SHARED_BYTES = 100 * 1024
 
 class ChainOnCpu:
     """`chain_` by csrc/cuda/chain*.cu. most_steps: the longest launch; shared_bytes: what the device claims to have;
-    bare_launches: how many were of the loop without options."""
+    bare_launches: how many were of the loop without options; near_threads: threads of blocks with parameters in shared memory."""
 
     def __init__(self, folder: Path, include: Path) -> None:
         self.folder, self.include = folder, include
@@ -38,6 +38,7 @@ class ChainOnCpu:
         self.library = ctypes.CDLL(str(library))
         self.library.chain_space.restype = ctypes.c_int64
         self.bare_launches = ctypes.c_int.in_dll(self.library, "bare_launches")
+        self.near_threads = ctypes.c_int.in_dll(self.library, "near_threads")
 
     def compile(self, part: str) -> str:
         source = (ROOT / "csrc/cuda" / f"{part}.cu").read_text()
@@ -45,7 +46,8 @@ class ChainOnCpu:
         launched = launcher.replace("kernel<<<grid, threads, bytes, stream>>>(", "run_with_memory(grid, threads, bytes, kernel, ")
         counted = launched.replace("return start(bare_langevin<", "return ++bare_launches, start(bare_langevin<")
         counted = counted.replace("return start(chain_in_teams<E, true>", "return ++bare_launches, start(chain_in_teams<E, true>")
-        assert counted != launched != launcher
+        counted = counted.replace("if (l.near) Energy::bring_near", "if (l.near) ++near_threads, Energy::bring_near")
+        assert counted.count("++") == launcher.count("++") + 3
         (self.folder / "chain.cuh").write_text(counted)
         for header in ("product.cuh", "chain_mlp.cuh"):  # in the folder of what they include
             (self.folder / header).write_text((ROOT / "csrc/cuda" / header).read_text())

@@ -46,13 +46,16 @@ struct Tile {
     int thread, threads;
     bool helps;  // this thread looks after none
     bool shared;
+    int near;  // float of the dynamic shared memory from which the parameters lie there, or 0
 };
 
-// What `tile.scratch` is if `tile.shared`; from here the compiler knows which memory that is.
-__device__ inline float* shared_scratch(const Tile& tile) {
+// From here the compiler knows which memory that is.
+__device__ inline float* shared_float(int at) {
     EBM_FAST_DYNAMIC_SHARED(memory);
-    return reinterpret_cast<float*>(memory) + tile.offset;
+    return reinterpret_cast<float*>(memory) + at;
 }
+// What `tile.scratch` is if `tile.shared`
+__device__ inline float* shared_scratch(const Tile& tile) { return shared_float(tile.offset); }
 
 // A function of its own: inlined at each of its ten calls it would take the compiler most of its time.
 template <class Energy, int MODE>
@@ -262,6 +265,18 @@ __global__ void __launch_bounds__(REGISTER_THREADS, 5) bare_langevin(const __gri
     thread.run_bare(l, x, grad, noise);
 }
 
+// Parameters that a block may keep in its shared memory
+template <class E, class = void>
+struct Near {
+    static constexpr bool POSSIBLE = false;
+    static int64_t size(const ChainParams&, int) { return 0; }
+};
+template <class E>
+struct Near<E, decltype(E::near(ChainParams{}, 0), void())> {
+    static constexpr bool POSSIBLE = true;
+    static int64_t size(const ChainParams& c, int chains) { return E::near(c, chains); }
+};
+
 // BARE: the loop of `run_bare` alone
 template <class Energy, bool BARE>
 __global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER > 0 && !BARE ? 1 : 2)
@@ -274,6 +289,8 @@ __global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER > 0 && !BARE ? 
     const int64_t last = l.c.chains - 1, wanted = static_cast<int64_t>(blockIdx.x) * l.chains + chain;
     __shared__ int64_t integers[8];  // there every address is one that all loads can use
     if (thread < 8) integers[thread] = l.c.integers[thread];
+    if constexpr (Near<Energy>::POSSIBLE)
+        if (l.near) Energy::bring_near(l, thread, shared_float(l.near));
     __syncthreads();
     const auto row = [&](int slot) {
         return Row{block + (l.slots[slot] * l.chains + chain) * static_cast<int64_t>(l.stride), quarter};
@@ -282,7 +299,7 @@ __global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER > 0 && !BARE ? 
                                        row(PROPOSAL_SLOPE), row(BEFORE), l.c.scale};
     const int64_t offset = l.arrays * l.chains * static_cast<int64_t>(l.stride);
     float* scratch = block + offset;
-    const Tile tile = {scratch, static_cast<int>(offset), l.chains, chain, thread, l.threads, helps, l.space == nullptr};
+    const Tile tile = {scratch, static_cast<int>(offset), l.chains, chain, thread, l.threads, helps, l.space == nullptr, l.near};
     const Team team = {helps ? 0 : static_cast<int>(l.c.dim), thread % l.team, l.team};
     const Column own = {scratch + chain * Energy::scratch(l.c, 1), 1};
     const bool exists = wanted <= last && !helps;
@@ -370,7 +387,7 @@ ChainEnergy chain_energy() {
         ((l.c.dim == DIMS ? E::template in_registers<DIMS>(l, blocks, threads, bytes, stream) : void()), ...);
     };
     constexpr unsigned registers = ((1u << DIMS) | ... | 0u);
-    return {E::TOGETHER, Eight<E>::MOST, registers, E::packed, E::scratch, E::work, Packer<E>::function, run};
+    return {E::TOGETHER, Eight<E>::MOST, registers, E::packed, E::scratch, Near<E>::size, E::work, Packer<E>::function, run};
 }
 
 }  // namespace

@@ -9,6 +9,6 @@ const ChainEnergy rosenbrock_chain = chain_energy<Elementwise<Rosenbrock>, 2>();
 const ChainEnergy funnel_chain = chain_energy<Elementwise<Funnel>, 2>();
 const ChainEnergy ring_chain = chain_energy<Elementwise<Ring>, 2>();
 const ChainEnergy phi_four_chain = chain_energy<Elementwise<PhiFour>>();
-const ChainEnergy eight_schools_chain = chain_energy<Elementwise<EightSchools>>();
+const ChainEnergy eight_schools_chain = chain_energy<Elementwise<EightSchools>, 10>();
 
 }  // namespace ebm_fast

@@ -145,7 +145,7 @@ int __syncthreads_or(int a) { return any_of(whole_block, a, 0, whole_block.expec
 
 // A device with one processor: small tensors then go several times round the grid-stride loop.
 #ifndef PART  // of the whole chain: the rest of it has these
-int shared_bytes = sizeof dynamic_memory, bare_launches = 0;
+int shared_bytes = sizeof dynamic_memory, bare_launches = 0, near_threads = 0;
 extern "C" cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 extern "C" cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
     return *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? shared_bytes : 1, cudaSuccess;
@@ -154,7 +154,7 @@ extern "C" cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int)
 extern "C" cudaError_t cudaGetLastError() { return cudaSuccess; }
 extern "C" const char* cudaGetErrorString(cudaError_t) { return ""; }
 #else
-extern int bare_launches;
+extern int bare_launches, near_threads;
 #endif
 
 #define __noinline__ __attribute__((noinline))  // after all of the standard library, which has the word for itself

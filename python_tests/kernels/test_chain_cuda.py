@@ -205,6 +205,29 @@ def test_launches_batches_and_memory_change_no_bit(name, move, fast, runner):
     assert torch.equal(fast(target, x[3:5], **part).samples, whole.samples[:, 3:5])
 
 
+MATRICES: dict[str, tuple[SimpleNamespace, float]] = {
+    "dense 30": (descriptor("gaussian_dense", 30, (), normal(30), spd(30)), 0.05),
+    "logistic 5": (descriptor("logistic_regression", 5, (290,), 1.0, normal(290, 5)), 0.03),
+    "logistic 20": (descriptor("logistic_regression", 20, (265,), 1.0, normal(265, 20)), 0.03),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_matrix_in_shared_memory_changes_no_bit(name, move, fast, runner):
+    """Nor does the chains' memory, from less than a block's arrays to all that is wanted."""
+    target, size = MATRICES[name]
+    options, x = options_of(move, size) | {"steps": 5}, start(target, N)
+    whole = fast(target, x, **options)
+    assert_same_chain(whole, on_cpu(target, x, **options))
+    if not isinstance(runner, ChainOnCpu):
+        return
+    for kilobytes, near in ((100, True), (18, False), (2, False)):
+        runner.shared_bytes, before = kilobytes * 1024, runner.near_threads.value
+        assert_same_bits(fast(target, x, **options), whole)
+        assert (runner.near_threads.value > before) is near
+
+
 def few_components(count: int) -> SimpleNamespace:
     return descriptor("mixture", 2, (count,), normal(count), 2 * normal(count, 2), normal(count, 2, seed=1).exp())
 

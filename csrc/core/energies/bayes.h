@@ -50,7 +50,7 @@ struct EightSchools {
     static HD int64_t scratch(const EnergyView&) { return 0; }
     template <class V, int G, int MODE, class Share, class Row, class Scratch>
     static HD void evaluate(const EnergyView& q, const Share& share, Row x, Row grad, V* energy, Scratch) {
-        const int schools = q.n0();
+        const int schools = share.dim - 2;  // n0, where the compiler may know it
         const double prior = 1.0 / (static_cast<double>(q.p[0]) * q.p[0]);
         const V inverse_scale = broadcast<V>(1.0f / q.p[1]), one = broadcast<V>(1.0f), zero = broadcast<V>(0.0f);
         EBM_FAST_UNROLL
