@@ -46,8 +46,8 @@ class ChainOnCpu:
         launched = launcher.replace("kernel<<<grid, threads, bytes, stream>>>(", "run_with_memory(grid, threads, bytes, kernel, ")
         counted = launched.replace("return start(bare_langevin<", "return ++bare_launches, start(bare_langevin<")
         counted = counted.replace("return start(chain_in_teams<E, true>", "return ++bare_launches, start(chain_in_teams<E, true>")
-        counted = counted.replace("if (l.near) Energy::bring_near", "if (l.near) ++near_threads, Energy::bring_near")
-        assert counted.count("++") == launcher.count("++") + 3
+        counted = counted.replace("Energy::prepare(l, thread);", "near_threads += l.near > 0, Energy::prepare(l, thread);")
+        assert counted.count("++") == launcher.count("++") + 2 and "near_threads" in counted
         (self.folder / "chain.cuh").write_text(counted)
         for header in ("product.cuh", "chain_mlp.cuh"):  # in the folder of what they include
             (self.folder / header).write_text((ROOT / "csrc/cuda" / header).read_text())

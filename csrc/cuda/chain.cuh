@@ -210,17 +210,16 @@ struct ChainThread {
         if (c.norm_sum) c.norm_sum[index] = status.norm_sum[0];
     }
 
-    // The same steps where `is_bare`. The noise of the next step is drawn beside the evaluation, which it does not wait for.
+    // The same steps where `is_bare`. A step's noise is drawn beside the evaluation, which does not wait for it.
     __device__ void run_bare(const ChainLaunch& l, Events x, Events grad, Events noise) {
         const float step_size = static_cast<float>(c.step_size.value), noise_std = static_cast<float>(c.noise_std.value);
         load(c.x, x);
-        normals(noise, l.begin, PURPOSE_LANGEVIN);
-        evaluate<GRAD>(x, grad, nullptr);
-        for (int64_t t = l.begin + 1;; ++t) {
-            EBM_FAST_EACH(i, share) x[i] = fma(noise_std, noise[i], fma(-step_size, grad[i], x[i]));
-            if (t == l.end) break;
+        for (int64_t t = l.begin; t < l.end; ++t) {
             normals(noise, t, PURPOSE_LANGEVIN);
-            evaluate<GRAD>(x, grad, nullptr);
+            float unused = 0.0f;
+            if constexpr (Energy::TOGETHER > 0) Energy::template evaluate<GRAD>(view, tile, share, x, grad, unused);
+            else evaluate<GRAD>(x, grad, nullptr);
+            EBM_FAST_EACH(i, share) x[i] = fma(noise_std, noise[i], fma(-step_size, grad[i], x[i]));
         }
         if (exists) store(x, c.x);
     }
@@ -268,12 +267,10 @@ __global__ void __launch_bounds__(REGISTER_THREADS, 5) bare_langevin(const __gri
 // Parameters that a block may keep in its shared memory
 template <class E, class = void>
 struct Near {
-    static constexpr bool POSSIBLE = false;
     static int64_t size(const ChainParams&, int) { return 0; }
 };
 template <class E>
 struct Near<E, decltype(E::near(ChainParams{}, 0), void())> {
-    static constexpr bool POSSIBLE = true;
     static int64_t size(const ChainParams& c, int chains) { return E::near(c, chains); }
 };
 
@@ -289,8 +286,7 @@ __global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER > 0 && !BARE ? 
     const int64_t last = l.c.chains - 1, wanted = static_cast<int64_t>(blockIdx.x) * l.chains + chain;
     __shared__ int64_t integers[8];  // there every address is one that all loads can use
     if (thread < 8) integers[thread] = l.c.integers[thread];
-    if constexpr (Near<Energy>::POSSIBLE)
-        if (l.near) Energy::bring_near(l, thread, shared_float(l.near));
+    if constexpr (Energy::TOGETHER > 0) Energy::prepare(l, thread);
     __syncthreads();
     const auto row = [&](int slot) {
         return Row{block + (l.slots[slot] * l.chains + chain) * static_cast<int64_t>(l.stride), quarter};

@@ -17,7 +17,9 @@ struct DenseGaussians {
     static HD int64_t scratch(const ChainParams& c, int chains) { return 2 * up_to_four(c.dim) * chains; }
     static double work(const ChainParams& c) { return 1.5 * static_cast<double>(c.dim) * static_cast<double>(c.dim); }
     static HD int64_t near(const ChainParams& c, int) { return matrix_size(c.dim) + c.dim; }
-    static __device__ void bring_near(const ChainLaunch& l, int thread, float* to) {
+    static __device__ void prepare(const ChainLaunch& l, int thread) {
+        if (!l.near) return;
+        float* to = shared_float(l.near);
         const int all = static_cast<int>(near(l.c, l.chains));
         for (int i = thread; i < all; i += l.threads) to[i] = from_global(l.parameters + i);
     }
@@ -80,10 +82,11 @@ struct LogisticRegressions {
     // Near: al, margins of all rows, S with rows of an odd length, that neighbouring threads read other banks along rows and columns.
     static HD int stride(int64_t dim) { return static_cast<int>(dim | 1); }
     static HD int64_t near(const ChainParams& c, int chains) { return 4 + rows(c) * (chains + stride(c.dim)); }
-    static __device__ void bring_near(const ChainLaunch& l, int thread, float* to) {
+    static __device__ void prepare(const ChainLaunch& l, int thread) {
+        if (!l.near) return;
         const int all = static_cast<int>(rows(l.c)), dim = static_cast<int>(l.c.dim), wide = static_cast<int>(up_to_four(dim));
         const float* from = l.parameters + forward_size(all, dim);
-        float* s = to + 4 + all * l.chains;
+        float *to = shared_float(l.near), *s = to + 4 + all * l.chains;
         if (thread == 0) to[0] = from[backward_size(all, dim)];
         for (int i = thread; i < all * dim; i += l.threads) {
             const int row = i / dim, k = i % dim, at = row % static_cast<int>(slice(all));

@@ -2,6 +2,7 @@
 // computes them, and lie in shared memory as the factors that the next product wants; a warp has 16 rows of all chains. Arithmetic of
 // the activations: core/energies/mlp.h.
 #pragma once
+#include <stdexcept>
 #include "../core/energies/mlp.h"
 #include "chain.cuh"
 #include "tensor.cuh"
@@ -37,7 +38,7 @@ struct TensorPacking {
     }
 };
 
-// Packed: leak, output bias, two zeros; of each layer W_l, W_l' as left factors, then b_l; the output's weights.
+// Packed: leak, output bias, two zeros; of each layer W_l, W_l' as left factors, then b_l; the output's weights, filled up.
 template <class Kind>
 struct Perceptrons {
     using Packing = TensorPacking<Kind>;
@@ -49,8 +50,9 @@ struct Perceptrons {
     }
     static int64_t packed(const ChainParams& c) {
         const EnergyView q = view(c);
-        int64_t size = 4 + Mlp::width(q, Mlp::layers(q));
+        int64_t size = 4 + filled(Mlp::width(q, Mlp::layers(q)));
         for (int l = 1; l <= Mlp::layers(q); ++l) size += layer_size(Mlp::width(q, l), Mlp::width(q, l - 1));
+        if (size > 0x7FFFFFFF) throw std::runtime_error("chain_cuda: an MLP may have at most 2^31 - 1 numbers, packed");
         return size;
     }
     static HD float packed_at(const ChainParams& c, int64_t i) {
@@ -68,7 +70,7 @@ struct Perceptrons {
             }
             i -= size, from += rows * columns + rows;
         }
-        if (head >= 4) return from[i];
+        if (head >= 4) return i < Mlp::width(q, Mlp::layers(q)) ? from[i] : 0.0f;
         return head == 0 ? q.p[0] : head == 1 ? from[Mlp::width(q, Mlp::layers(q))] : 0.0f;
     }
     static double work(const ChainParams& c) {
@@ -86,6 +88,38 @@ struct Perceptrons {
         return rows * row_of_chains(chains);
     }
 
+    // What a launch needs to know of the network, found once: rows and columns of W_l; where its two factors, its bias and the next
+    // layer begin among the parameters; how many products deep both are; rows of slopes before its own.
+    struct alignas(16) Layer {
+        int rows, columns, forward, backward, bias, deep, back_deep, slopes;
+    };
+    struct alignas(16) Network {
+        int hidden, kind, weights;  // of the output, among the parameters
+        int state, piece, part;  // rows of the state, of words in one of its parts and in one of a factor's
+        Layer layer[Mlp::MOST_LAYERS];
+    };
+    static __device__ Network& network() {
+        __shared__ Network known;
+        return known;
+    }
+    static __device__ void prepare(const ChainLaunch& l, int thread) {
+        if (thread) return;
+        const EnergyView q = view(l.c);
+        Network& y = network();
+        y.hidden = Mlp::layers(q), y.kind = static_cast<int>(q.integers[0]);
+        y.state = static_cast<int>(filled(q.dim)), y.piece = words(q.dim), y.part = words(Mlp::widest(q));
+        int at = 4, slopes = 0;
+        for (int k = 1; k <= y.hidden; ++k) {
+            const int rows = Mlp::width(q, k), columns = Mlp::width(q, k - 1);
+            const int backward = at + static_cast<int>(Packing::forward_size(rows, columns));
+            const int end = at + static_cast<int>(layer_size(rows, columns)), high = static_cast<int>(filled(rows));
+            y.layer[k - 1] = {rows,       columns, at, backward, end - high, static_cast<int>(Packing::depths(columns)),
+                              static_cast<int>(Packing::depths(rows)), slopes};
+            at = end, slopes += high;
+        }
+        y.weights = at;
+    }
+
     // By the number of tiles, that addresses are known to the compiler; few chains where shared memory has no room for them.
     template <int MODE>
     static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy) {
@@ -98,10 +132,14 @@ struct Perceptrons {
     struct Activated {
         float4 h, slope;
     };
-    // A function of its own: inlined, six kinds would take a warp's registers.
-    static __device__ __noinline__ Activated activate_four(Activation kind, float leak, float4 z) {
+    // All but the most frequent ones in a function of its own: inlined, six kinds would take a warp's registers.
+    static __device__ Activated activate_four(int kind, float leak, float4 z) {
+        if (kind == static_cast<int>(Activation::tanh)) return four<Activation::tanh>(leak, z);
+        return activate_by_call(static_cast<Activation>(kind), leak, z);
+    }
+    static __device__ __noinline__ Activated activate_by_call(Activation kind, float leak, float4 z) {
         switch (kind) {
-            case Activation::tanh: return four<Activation::tanh>(leak, z);
+            case Activation::tanh: break;
             case Activation::silu: return four<Activation::silu>(leak, z);
             case Activation::relu: return four<Activation::relu>(leak, z);
             case Activation::leaky_relu: return four<Activation::leaky_relu>(leak, z);
@@ -120,7 +158,8 @@ struct Perceptrons {
     // N tiles of eight chains side by side
     template <int N, bool SHARED>
     struct Tiles {
-        static constexpr int STRIDE = row_of_chains(8 * N), UNROLL = Kind::LEFT * N > 4 ? 1 : 2;  // as many as registers allow
+        static constexpr int STRIDE = row_of_chains(8 * N);
+        static constexpr int UNROLL = N == 1 ? 4 : Kind::LEFT * N > 4 ? 1 : 2;  // as many loads at once as registers allow
 
         // A block's memory: the state, later its gradient; its parts as a factor; two factors in turn; the slopes of all layers but the
         // last, whose activations take that place.
@@ -130,12 +169,13 @@ struct Perceptrons {
             int piece, part;  // words between the parts of the state and of a factor
             __device__ uint32_t* words_at(int offset) const { return reinterpret_cast<uint32_t*>(base) + offset; }
             __device__ uint32_t* factor(int turn) const { return words_at(factors + turn * Kind::RIGHT * part); }
+            __device__ float* slopes_of(const Layer& a) const { return base + slopes + a.slopes * STRIDE; }
         };
-        static __device__ Memory memory_of(const EnergyView& q, const Tile& tile) {
+        static __device__ Memory memory_of(const Network& y, const Tile& tile) {
             Memory m;
             m.base = SHARED ? shared_scratch(tile) : tile.scratch;
-            m.piece = words(q.dim) * STRIDE, m.part = words(Mlp::widest(q)) * STRIDE;
-            m.pieces = static_cast<int>(filled(q.dim)) * STRIDE;
+            m.piece = y.piece * STRIDE, m.part = y.part * STRIDE;
+            m.pieces = y.state * STRIDE;
             m.factors = m.pieces + Kind::STATE * m.piece;
             m.slopes = m.factors + 2 * Kind::RIGHT * m.part;
             return m;
@@ -144,30 +184,26 @@ struct Perceptrons {
         template <int MODE>
         static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad,
                                         float& energy) {
-            const int hidden = Mlp::layers(q);
-            const Memory m = memory_of(q, tile);
-            const float* p = q.p + 4;
+            const Network& y = network();
+            const int hidden = y.hidden;
+            const Memory m = memory_of(y, tile);
             split_state(q, tile, share, x, m);
             __syncthreads();
-            int slopes = m.slopes;
             for (int l = 1; l <= hidden; ++l) {
-                const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
-                forwards<MODE>(q, tile, m, p, l, slopes);
+                forwards<MODE>(q.p, tile, m, y, l);
                 __syncthreads();
-                p += layer_size(rows, columns);
-                if (l < hidden) slopes += static_cast<int>(filled(rows)) * STRIDE;
             }
             if constexpr ((MODE & VALUE) != 0) {
+                const Layer& last = y.layer[hidden - 1];
+                const float *weights = q.p + y.weights, *h = m.slopes_of(last);
                 double sum = 0.0;
-                for (int r = share.index(); r < Mlp::width(q, hidden); r += share.size())
-                    sum += static_cast<double>(p[r]) * m.base[slopes + r * STRIDE + tile.chain];
+                for (int r = share.index(); r < last.rows; r += share.size())
+                    sum += static_cast<double>(weights[r]) * h[r * STRIDE + tile.chain];
                 energy = static_cast<float>(share.sum(sum)) + q.p[1];
             }
             if constexpr ((MODE & GRAD) != 0) {
                 for (int l = hidden; l >= 1; --l) {
-                    p -= layer_size(Mlp::width(q, l), Mlp::width(q, l - 1));
-                    if (l > 1) slopes -= static_cast<int>(filled(Mlp::width(q, l - 1))) * STRIDE;
-                    backwards(q, tile, m, p, l, slopes);
+                    backwards(q.p, tile, m, y, l);
                     __syncthreads();
                 }
                 EBM_FAST_EACH(i, share) grad[i] = m.base[i * STRIDE + tile.chain];
@@ -188,43 +224,56 @@ struct Perceptrons {
             }
         }
 
+        // What a thread reads of rows r and r + 8 before it multiplies
+        struct Upper {
+            float upper = 0.0f, lower = 0.0f;  // where the sums begin
+            float weight = 0.0f, weight_below = 0.0f;
+        };
+
         // One layer: activations as a factor and slopes beside them; of the last layer the activations themselves and, as a factor,
         // the deltas.
         template <int MODE>
-        static __device__ void forwards(const EnergyView& q, const Tile& tile, const Memory& m, const float* p, int l,
-                                        int slopes) {
-            const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1);
-            const float *end = p + layer_size(rows, columns), *bias = end - filled(rows);
-            const float* weights = l == Mlp::layers(q) ? end : nullptr;
-            const Activation kind = static_cast<Activation>(q.integers[0]);
-            const float leak = q.p[0];
-            const auto sink = [&](int r, int c, const float4& z) {
-                const Activated a = activate_four(kind, leak, z);
-                float4 out = a.h;
-                if (weights) {
-                    if (MODE & VALUE) put(m.base + slopes, r, c, a.h);
-                    const float upper = r < rows ? weights[r] : 0.0f, lower = r + 8 < rows ? weights[r + 8] : 0.0f;
-                    out = {upper * a.slope.x, upper * a.slope.y, lower * a.slope.z, lower * a.slope.w};
-                } else if (MODE & GRAD) {
-                    put(m.base + slopes, r, c, a.slope);
-                }
-                if (!weights || (MODE & GRAD)) store(m, m.factor((l + 1) & 1), r, c, out);
+        static __device__ void forwards(const float* p, const Tile& tile, const Memory& m, const Network& y, int l) {
+            const Layer a = y.layer[l - 1];
+            const bool last = l == y.hidden;
+            const float *bias = p + a.bias, *weights = p + y.weights, leak = from_global(p);
+            const int kind = y.kind;
+            float* slopes = m.slopes_of(a);
+            uint32_t* out = m.factor((l + 1) & 1);
+            const auto start = [&](int r) {
+                Upper u{from_global(bias + r), from_global(bias + r + 8)};
+                if (last) u.weight = from_global(weights + r), u.weight_below = from_global(weights + r + 8);
+                return u;
             };
-            if (l == 1) product<Kind::STATE>(tile, p, rows, columns, m.words_at(m.pieces), m.piece, bias, sink);
-            else product<Kind::RIGHT>(tile, p, rows, columns, m.factor(l & 1), m.part, bias, sink);
+            const auto sink = [&](int r, int c, const Upper& u, const float4& z) {
+                const Activated b = activate_four(kind, leak, z);
+                float4 h = b.h;
+                if (last) {
+                    if (MODE & VALUE) put(slopes, r, c, b.h);
+                    h = {u.weight * b.slope.x, u.weight * b.slope.y, u.weight_below * b.slope.z, u.weight_below * b.slope.w};
+                } else if (MODE & GRAD) {
+                    put(slopes, r, c, b.slope);
+                }
+                if (!last || (MODE & GRAD)) store(m, out, r, c, h);
+            };
+            const int tiles = (a.rows + ROWS - 1) / ROWS;
+            if (l == 1) product<Kind::STATE>(tile, p + a.forward, tiles, a.deep, m.words_at(m.pieces), m.piece, start, sink);
+            else product<Kind::RIGHT>(tile, p + a.forward, tiles, a.deep, m.factor(l & 1), m.part, start, sink);
         }
 
         // The deltas below layer l, or the gradient
-        static __device__ void backwards(const EnergyView& q, const Tile& tile, const Memory& m, const float* p, int l,
-                                         int slopes) {
-            const int rows = Mlp::width(q, l), columns = Mlp::width(q, l - 1), hidden = Mlp::layers(q);
-            const int in = (hidden + 1 + hidden - l) & 1;  // they take turns from what the last layer wrote
+        static __device__ void backwards(const float* p, const Tile& tile, const Memory& m, const Network& y, int l) {
+            const Layer a = y.layer[l - 1];
+            const int in = (y.hidden + 1 + y.hidden - l) & 1;  // they take turns from what the last layer wrote
+            const float* slopes = l > 1 ? m.slopes_of(y.layer[l - 2]) : nullptr;
+            uint32_t* out = m.factor(in ^ 1);
             product<Kind::RIGHT>(
-                tile, p + Packing::forward_size(rows, columns), columns, rows, m.factor(in), m.part, nullptr,
-                [&](int r, int c, const float4& v) {
+                tile, p + a.backward, (a.columns + ROWS - 1) / ROWS, a.back_deep, m.factor(in), m.part,
+                [](int) { return Upper(); },
+                [&](int r, int c, const Upper&, const float4& v) {
                     if (l == 1) return put(m.base, r, c, v);
-                    const float2 upper = pair_at(m.base + slopes, r, c), lower = pair_at(m.base + slopes, r + 8, c);
-                    store(m, m.factor(in ^ 1), r, c, float4{v.x * upper.x, v.y * upper.y, v.z * lower.x, v.w * lower.y});
+                    const float2 upper = pair_at(slopes, r, c), lower = pair_at(slopes, r + 8, c);
+                    store(m, out, r, c, float4{v.x * upper.x, v.y * upper.y, v.z * lower.x, v.w * lower.y});
                 });
         }
 
@@ -254,26 +303,24 @@ struct Perceptrons {
             }
         }
 
-        // sink(r, c, four): rows r and r + 8 of start + w in, chains c and c + 1, also of the rows that fill up
-        template <int PARTS, class Sink>
-        static __device__ void product(const Tile& tile, const float* w, int rows, int columns, const uint32_t* in, int part,
-                                       const float* start, const Sink& sink) {
-            const int lane = tile.thread % 32, group = lane / 4, deep = static_cast<int>(Packing::depths(columns));
-            const int tiles = static_cast<int>(Packing::tiles(rows));
+        // sink(r, c, u, four): rows r and r + 8 of start + w in, chains c and c + 1, also of the rows that fill up; u = start(r)
+        template <int PARTS, class Start, class Sink>
+        static __device__ void product(const Tile& tile, const float* w, int tiles, int deep, const uint32_t* in, int part,
+                                       const Start& start, const Sink& sink) {
+            const int lane = tile.thread % 32, group = lane / 4;
             for (int at = tile.thread / 32; at < tiles; at += tile.threads / 32) {
-                const float4* left =
-                    reinterpret_cast<const float4*>(w) + static_cast<int64_t>(at) * deep * 32 * Kind::LEFT + lane;
+                const float4* left = reinterpret_cast<const float4*>(w) + (at * deep * 32 * Kind::LEFT + lane);
                 const uint32_t* right = in + lane % 4 * STRIDE + group;
-                const float upper = start ? start[at * ROWS + group] : 0.0f, lower = start ? start[at * ROWS + 8 + group] : 0.0f;
+                const Upper u = start(at * ROWS + group);
                 float acc[N][4];
                 EBM_FAST_UNROLL
-                for (int n = 0; n < N; ++n) acc[n][0] = acc[n][1] = upper, acc[n][2] = acc[n][3] = lower;
+                for (int n = 0; n < N; ++n) acc[n][0] = acc[n][1] = u.upper, acc[n][2] = acc[n][3] = u.lower;
 #pragma unroll UNROLL
                 for (int k = 0; k < deep; ++k, left += 32 * Kind::LEFT, right += WORDS * STRIDE)
                     multiply<PARTS>(acc, left, right, part);
                 EBM_FAST_UNROLL
                 for (int n = 0; n < N; ++n)
-                    sink(at * ROWS + group, 8 * n + 2 * (lane % 4), float4{acc[n][0], acc[n][1], acc[n][2], acc[n][3]});
+                    sink(at * ROWS + group, 8 * n + 2 * (lane % 4), u, float4{acc[n][0], acc[n][1], acc[n][2], acc[n][3]});
             }
         }
 
