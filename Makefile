@@ -38,9 +38,9 @@ READY := $(HOME_DIR)/.ready-$(subst $(COMMA),-,$(EXTRAS))
 export PATH := $(abspath $(HOME_DIR))/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench clean distclean
+.PHONY: help setup demo test sanitize lint bench clean distclean
 help:
-	@echo "make demo | test | lint | bench | setup | clean | distclean    (variables: see the top of Makefile)"
+	@echo "make demo | test | sanitize | lint | bench | setup | clean | distclean    (variables: see the top of Makefile)"
 
 setup: $(READY)
 
@@ -79,6 +79,13 @@ demo: $(READY)
 DEALT = $(if $(filter cpu,$(DEVICE)),$(shell $(PY) -c 'import xdist; print("-n auto --maxprocesses 8 --no-loadscope-reorder")' 2>/dev/null))
 test: $(READY)
 	$(PY) -m pytest --device $(DEVICE) $(DEALT) $(ARGS)
+
+# The CUDA kernels' own source on the CPU, every access to memory looked at.
+sanitize: $(READY)
+	EBM_FAST_EMULATION_FLAGS="-fsanitize=address,undefined -fno-sanitize=shift,alignment -fno-sanitize-recover" \
+	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:alloc_dealloc_mismatch=0 \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  $(abspath $(PY)) -m pytest -s python_tests/kernels -k "cuda_on_cpu" $(ARGS)
 
 lint: $(READY)
 	ruff check .

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cuda_emulation import ROOT, argument_names, structures
+from cuda_emulation import FLAGS, ROOT, argument_names, structures
 
 import ebm_fast.ops.native as native
 
@@ -34,7 +34,7 @@ class ChainOnCpu:
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(self.compile, PARTS))
         library = folder / "chain.so"
-        subprocess.run([str(shutil.which("g++")), "-shared", *objects, "-o", str(library)], check=True)
+        subprocess.run([str(shutil.which("g++")), *FLAGS, "-shared", *objects, "-o", str(library)], check=True)
         self.library = ctypes.CDLL(str(library))
         self.library.chain_space.restype = ctypes.c_int64
         self.bare_launches = ctypes.c_int.in_dll(self.library, "bare_launches")
@@ -54,7 +54,7 @@ class ChainOnCpu:
         (self.folder / f"{part}.cu").write_text(source)
         out = self.folder / f"{part}.o"
         subprocess.run(
-            [str(shutil.which("g++")), "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-c", "-fPIC", f"-I{self.folder}",
+            [str(shutil.which("g++")), *FLAGS, "-c", f"-I{self.folder}",
              f"-I{self.include}", f"-I{ROOT / 'csrc/cuda'}", f'-DSOURCE="{part}.cu"', *(["-DPART"] if part != "chain" else []),
              str(ROOT / "python_tests/kernels/cuda_on_cpu.cpp"), "-o", str(out)],
             check=True,

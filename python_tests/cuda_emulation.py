@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import torch
 import ebm_fast.ops.native as native
 
 ROOT = Path(__file__).resolve().parents[1]
+FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-w", "-fPIC", *os.environ.get("EBM_FAST_EMULATION_FLAGS", "").split())
 # op: (source and struct of its parameters, the function that flattens its arguments)
 OPS = {
     "noise_": ("noise", native._noise_args), "langevin_step_": ("langevin", native._langevin_args),
@@ -90,7 +92,7 @@ class CudaOnCpu:
         (self.folder / f"{module}.cu").write_text(source)
         library = self.folder / f"{module}.so"
         subprocess.run(
-            [str(shutil.which("g++")), "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", f"-I{self.folder}",
+            [str(shutil.which("g++")), *FLAGS, "-shared", f"-I{self.folder}",
              f"-I{self.include}", f"-I{ROOT / 'csrc/cuda'}", f'-DSOURCE="{module}.cu"', f"-DPARAMS={struct}",
              f"-DLAUNCH={module}_cuda", str(ROOT / "python_tests/kernels/cuda_on_cpu.cpp"), "-o", str(library)],
             check=True,

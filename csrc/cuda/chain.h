@@ -28,7 +28,7 @@ struct ChainEnergy {
     unsigned registers;  // bit d: events of d elements have a kernel with a thread a chain
     int64_t (*packed)(const ChainParams&);  // floats of the parameters as the kernel reads them, 0: as they are
     int64_t (*scratch)(const ChainParams&, int chains);  // floats that a block of so many chains needs
-    int64_t (*near)(const ChainParams&, int chains);  // floats that its parameters, and what goes with them, take in shared memory
+    int64_t (*near)(const ChainParams&, int chains);  // floats of its parameters in shared memory
     double (*work)(const ChainParams&);  // operations of one evaluation, roughly
     void (*pack)(const ChainLaunch&, float* out, int64_t count, cudaStream_t);
     void (*run)(const ChainLaunch&, int64_t blocks, int threads, int64_t shared_bytes, cudaStream_t);

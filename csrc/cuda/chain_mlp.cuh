@@ -113,8 +113,14 @@ struct Perceptrons {
             const int rows = Mlp::width(q, k), columns = Mlp::width(q, k - 1);
             const int backward = at + static_cast<int>(Packing::forward_size(rows, columns));
             const int end = at + static_cast<int>(layer_size(rows, columns)), high = static_cast<int>(filled(rows));
-            y.layer[k - 1] = {rows,       columns, at, backward, end - high, static_cast<int>(Packing::depths(columns)),
-                              static_cast<int>(Packing::depths(rows)), slopes};
+            y.layer[k - 1] = {rows,
+                              columns,
+                              at,
+                              backward,
+                              end - high,
+                              static_cast<int>(Packing::depths(columns)),
+                              static_cast<int>(Packing::depths(rows)),
+                              slopes};
             at = end, slopes += high;
         }
         y.weights = at;

@@ -31,13 +31,17 @@
 namespace {  // several of these may be linked
 
 dim3 block_index, thread_index, grid_size;
+bool turned = false;  // threads and blocks go backwards, every other launch: a result that depends on their order is a race
 alignas(256) float4 dynamic_memory[6400];  // 100 KiB
+int64_t granted = 0;  // bytes of it that the launch asked for
 
 template <class Kernel, class... Args>
 void run_threads(unsigned grid, unsigned threads, Kernel kernel, const Args&... args) {
     grid_size.x = grid;
-    for (block_index.x = 0; block_index.x < grid; ++block_index.x) {
-        for (thread_index.x = 0; thread_index.x < threads; ++thread_index.x) kernel(args...);
+    turned = !turned;
+    for (unsigned b = 0; b < grid; ++b) {
+        block_index.x = turned ? grid - 1 - b : b;
+        for (unsigned k = 0; k < threads; ++k) thread_index.x = turned ? threads - 1 - k : k, kernel(args...);
     }
 }
 
@@ -74,7 +78,9 @@ void run_together(unsigned grid, unsigned threads, Kernel kernel, const Args&...
     static std::vector<char> stacks(MOST_THREADS * STACK);
     body = [&] { kernel(args...); };
     grid_size.x = grid;
-    for (block_index.x = 0; block_index.x < grid; ++block_index.x) {
+    turned = !turned;
+    for (unsigned b = 0; b < grid; ++b) {
+        block_index.x = turned ? grid - 1 - b : b;
         std::memset(dynamic_memory, 0xFF, sizeof dynamic_memory);  // NaN
         whole_block = {threads, 0, 0};
         for (unsigned i = 0; i < threads; ++i) {
@@ -88,18 +94,23 @@ void run_together(unsigned grid, unsigned threads, Kernel kernel, const Args&...
         }
         for (unsigned left = threads; left;) {
             left = 0;
-            for (unsigned i = 0; i < threads; ++i) {
+            for (unsigned k = 0; k < threads; ++k) {
+                const unsigned i = turned ? threads - 1 - k : k;
                 if (!running[i]) continue;
                 thread_index.x = i;
                 swapcontext(&scheduler, &contexts[i]);
                 left += running[i];
             }
         }
+        const auto* byte = reinterpret_cast<const unsigned char*>(dynamic_memory);
+        for (size_t at = granted; at < sizeof dynamic_memory; ++at)
+            if (byte[at] != 0xFF) throw std::runtime_error("a write beyond the launch's shared memory");
     }
 }
 template <class Kernel, class... Args>
 void run_with_memory(unsigned grid, unsigned threads, int64_t bytes, Kernel kernel, const Args&... args) {
     if (bytes > static_cast<int64_t>(sizeof dynamic_memory)) throw std::runtime_error("too much shared memory");
+    granted = bytes;
     run_together(grid, threads, kernel, args...);
 }
 

@@ -16,7 +16,7 @@ from ebm_fast.samplers.chees import halton
 from ebm_fast.samplers.jitter import uniform_numbers
 
 
-@pytest.mark.parametrize("first, count", [(0, 5), (250, 12), (2**32 - 3, 7), (2**55 + 255, 300), (17, 1)])
+@pytest.mark.parametrize(("first", "count"), [(0, 5), (250, 12), (2**32 - 3, 7), (2**55 + 255, 300), (17, 1)])
 @pytest.mark.parametrize("seed", [0, 2**63 + 5])
 def test_jitter_is_the_stream_of_chain_zero(first, count, seed):
     found = [uniform_numbers(seed, first, count, "jitter", element) for element in range(2)]
