@@ -165,7 +165,7 @@ struct Perceptrons {
     template <int N, bool SHARED>
     struct Tiles {
         static constexpr int STRIDE = row_of_chains(8 * N);
-        static constexpr int UNROLL = N == 1 ? 4 : Kind::LEFT * N > 4 ? 1 : 2;  // as many loads at once as registers allow
+        static constexpr int UNROLL = 4 / N;  // as many loads at once as registers allow
 
         // A block's memory: the state, later its gradient; its parts as a factor; two factors in turn; the slopes of all layers but the
         // last, whose activations take that place.

@@ -269,7 +269,8 @@ class HMCTransition(AcceptReject):
         return 1.0 + self.sampler.step_jitter * (2.0 * u - 1.0)
 
     def schedules(self, num_steps: int) -> dict[str, Any]:
-        if not self.sampler.step_jitter or AcceptRejectSampler.coefficients_move(self.sampler) or self.state.adapting:
+        moving = AcceptRejectSampler.coefficients_move(self.sampler) or self.state.adapting
+        if num_steps == 1 or not self.sampler.step_jitter or moving:
             return super().schedules(num_steps)
         # All at once: on a GPU an op a proposal would take longer than the proposal.
         age, x = self.state.age, self.state.x
@@ -278,7 +279,7 @@ class HMCTransition(AcceptReject):
             sizes = size.view(1, -1) * stretched.to(size.device, size.dtype)[:, None]
         else:
             sizes = (size * stretched).to(x.device, torch.float32)[:, None]
-        return {"step_size": sizes if num_steps > 1 else sizes[0], "beta": self.beta(age)}
+        return {"step_size": sizes, "beta": self.beta(age)}
 
     def num_leapfrog(self, age: int) -> int:
         """Leapfrog steps of the proposal at `age`."""

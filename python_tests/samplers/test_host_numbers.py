@@ -48,6 +48,8 @@ def test_jittered_steps_are_the_same_one_by_one_and_at_once(size, steps):
     assert len({float(s) for s in each[:, 0]}) == steps
     lengths = plan["leapfrogs"] if steps > 1 else [plan["leapfrogs"]]
     assert lengths == [bound.num_leapfrog(start.age + k) for k in range(steps)]
+    fused, step = (ef.sample(energy, sampler, resume=start, num_steps=steps, strategy=name) for name in ("fused", "step"))
+    torch.testing.assert_close(fused.final, step.final)
 
 
 def test_a_resumed_run_sees_another_energy(monkeypatch):
