@@ -57,11 +57,16 @@ __device__ inline float* shared_float(int at) {
 // What `tile.scratch` is if `tile.shared`
 __device__ inline float* shared_scratch(const Tile& tile) { return shared_float(tile.offset); }
 
+// Nothing to do for those who look after chains while others evaluate
+struct Nothing {
+    __device__ void operator()() const {}
+};
+
 // A function of its own: inlined at each of its ten calls it would take the compiler most of its time.
 template <class Energy, int MODE>
 __device__ __noinline__ float evaluate_together(EnergyView view, Tile tile, Team share, Row x, Row grad) {
     float energy = 0.0f;
-    Energy::template evaluate<MODE>(view, tile, share, x, grad, energy);
+    Energy::template evaluate<MODE>(view, tile, share, x, grad, energy, Nothing());
     return energy;
 }
 
@@ -210,15 +215,16 @@ struct ChainThread {
         if (c.norm_sum) c.norm_sum[index] = status.norm_sum[0];
     }
 
-    // The same steps where `is_bare`. A step's noise is drawn beside the evaluation, which does not wait for it.
+    // The same steps where `is_bare`. A step's noise is drawn beside the evaluation, which does not wait for it: between its
+    // instructions, or by warps that would wait.
     __device__ void run_bare(const ChainLaunch& l, Events x, Events grad, Events noise) {
         const float step_size = static_cast<float>(c.step_size.value), noise_std = static_cast<float>(c.noise_std.value);
         load(c.x, x);
         for (int64_t t = l.begin; t < l.end; ++t) {
-            normals(noise, t, PURPOSE_LANGEVIN);
+            const auto draw = [&] { normals(noise, t, PURPOSE_LANGEVIN); };
             float unused = 0.0f;
-            if constexpr (Energy::TOGETHER > 0) Energy::template evaluate<GRAD>(view, tile, share, x, grad, unused);
-            else evaluate<GRAD>(x, grad, nullptr);
+            if constexpr (Energy::TOGETHER > 0) Energy::template evaluate<GRAD>(view, tile, share, x, grad, unused, draw);
+            else draw(), evaluate<GRAD>(x, grad, nullptr);
             EBM_FAST_EACH(i, share) x[i] = fma(noise_std, noise[i], fma(-step_size, grad[i], x[i]));
         }
         if (exists) store(x, c.x);

@@ -24,8 +24,10 @@ struct DenseGaussians {
         for (int i = thread; i < all; i += l.threads) to[i] = from_global(l.parameters + i);
     }
 
-    template <int MODE>
-    static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy) {
+    template <int MODE, class Meanwhile>
+    static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy,
+                                    const Meanwhile& meanwhile) {
+        meanwhile();
         where_they_lie(tile, q.p, [&](float* y, const float* p, auto near) {
             constexpr bool NEAR = decltype(near)::value;
             const float* mu = p + matrix_size(q.dim);
@@ -95,8 +97,10 @@ struct LogisticRegressions {
         }
     }
 
-    template <int MODE>
-    static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy) {
+    template <int MODE, class Meanwhile>
+    static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy,
+                                    const Meanwhile& meanwhile) {
+        meanwhile();
         where_they_lie(tile, q.p, [&](float* state, const float* p, auto near) {
             constexpr bool NEAR = decltype(near)::value;
             const int all = q.n0(), chains = tile.chains, wide = static_cast<int>(up_to_four(q.dim));

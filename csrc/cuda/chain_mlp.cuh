@@ -127,12 +127,13 @@ struct Perceptrons {
     }
 
     // By the number of tiles, that addresses are known to the compiler; few chains where shared memory has no room for them.
-    template <int MODE>
-    static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy) {
-        if (!tile.shared) return Tiles<1, false>::template evaluate<MODE>(q, tile, share, x, grad, energy);
-        if (tile.chains == 32) return Tiles<4, true>::template evaluate<MODE>(q, tile, share, x, grad, energy);
-        if (tile.chains == 16) return Tiles<2, true>::template evaluate<MODE>(q, tile, share, x, grad, energy);
-        Tiles<1, true>::template evaluate<MODE>(q, tile, share, x, grad, energy);
+    template <int MODE, class Meanwhile>
+    static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy,
+                                    const Meanwhile& meanwhile) {
+        if (!tile.shared) return Tiles<1, false>::template evaluate<MODE>(q, tile, share, x, grad, energy, meanwhile);
+        if (tile.chains == 32) return Tiles<4, true>::template evaluate<MODE>(q, tile, share, x, grad, energy, meanwhile);
+        if (tile.chains == 16) return Tiles<2, true>::template evaluate<MODE>(q, tile, share, x, grad, energy, meanwhile);
+        Tiles<1, true>::template evaluate<MODE>(q, tile, share, x, grad, energy, meanwhile);
     }
 
     struct Activated {
@@ -187,9 +188,9 @@ struct Perceptrons {
             return m;
         }
 
-        template <int MODE>
-        static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad,
-                                        float& energy) {
+        template <int MODE, class Meanwhile>
+        static __device__ void evaluate(const EnergyView& q, const Tile& tile, const Team& share, Row x, Row grad, float& energy,
+                                        const Meanwhile& meanwhile) {
             const Network& y = network();
             const int hidden = y.hidden;
             const Memory m = memory_of(y, tile);
@@ -209,6 +210,7 @@ struct Perceptrons {
             }
             if constexpr ((MODE & GRAD) != 0) {
                 for (int l = hidden; l >= 1; --l) {
+                    if (l == 1 && !tile.helps) meanwhile();  // the last product is narrow, and the last warps begin with it
                     backwards(q.p, tile, m, y, l);
                     __syncthreads();
                 }
@@ -263,8 +265,9 @@ struct Perceptrons {
                 if (!last || (MODE & GRAD)) store(m, out, r, c, h);
             };
             const int tiles = (a.rows + ROWS - 1) / ROWS;
-            if (l == 1) product<Kind::STATE>(tile, p + a.forward, tiles, a.deep, m.words_at(m.pieces), m.piece, start, sink);
-            else product<Kind::RIGHT>(tile, p + a.forward, tiles, a.deep, m.factor(l & 1), m.part, start, sink);
+            if (l == 1)
+                product<Kind::STATE, false>(tile, p + a.forward, tiles, a.deep, m.words_at(m.pieces), m.piece, start, sink);
+            else product<Kind::RIGHT, false>(tile, p + a.forward, tiles, a.deep, m.factor(l & 1), m.part, start, sink);
         }
 
         // The deltas below layer l, or the gradient
@@ -273,7 +276,7 @@ struct Perceptrons {
             const int in = (y.hidden + 1 + y.hidden - l) & 1;  // they take turns from what the last layer wrote
             const float* slopes = l > 1 ? m.slopes_of(y.layer[l - 2]) : nullptr;
             uint32_t* out = m.factor(in ^ 1);
-            product<Kind::RIGHT>(
+            product<Kind::RIGHT, true>(
                 tile, p + a.backward, (a.columns + ROWS - 1) / ROWS, a.back_deep, m.factor(in), m.part,
                 [](int) { return Upper(); },
                 [&](int r, int c, const Upper&, const float4& v) {
@@ -310,11 +313,12 @@ struct Perceptrons {
         }
 
         // sink(r, c, u, four): rows r and r + 8 of start + w in, chains c and c + 1, also of the rows that fill up; u = start(r)
-        template <int PARTS, class Start, class Sink>
+        // LAST: the last warps begin.
+        template <int PARTS, bool LAST, class Start, class Sink>
         static __device__ void product(const Tile& tile, const float* w, int tiles, int deep, const uint32_t* in, int part,
                                        const Start& start, const Sink& sink) {
-            const int lane = tile.thread % 32, group = lane / 4;
-            for (int at = tile.thread / 32; at < tiles; at += tile.threads / 32) {
+            const int lane = tile.thread % 32, group = lane / 4, warp = tile.thread / 32, warps = tile.threads / 32;
+            for (int at = LAST ? warps - 1 - warp : warp; at < tiles; at += warps) {
                 const float4* left = reinterpret_cast<const float4*>(w) + (at * deep * 32 * Kind::LEFT + lane);
                 const uint32_t* right = in + lane % 4 * STRIDE + group;
                 const Upper u = start(at * ROWS + group);
