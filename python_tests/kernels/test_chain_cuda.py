@@ -258,7 +258,8 @@ def test_few_components_are_the_chain_of_many(count, move, fast, runner):
 NOTHING = dict.fromkeys(("samples", "energies", "counters", "divergence_step", "norm_sum"))  # is kept
 
 
-IN_REGISTERS = ("diagonal 1", "diagonal 2", "double well 1", "double well 2", "rosenbrock 2", "funnel 2", "ring", "mixture 2")
+IN_REGISTERS = ("diagonal 1", "diagonal 2", "double well 1", "double well 2", "rosenbrock 2", "funnel 2", "ring", "mixture 2",
+                "eight_schools")  # fmt: skip
 
 
 IN_TEAMS = ("diagonal 27", "dense 2", "logistic 30", "mlp_tanh")
@@ -267,7 +268,7 @@ IN_TEAMS = ("diagonal 27", "dense 2", "logistic 30", "mlp_tanh")
 @pytest.mark.parametrize("name", [*IN_REGISTERS, "mixture 2 of 9", *IN_TEAMS])
 def test_langevin_that_keeps_nothing_but_its_last_state(name, fast, runner):
     """The loop without options takes the steps of the one that has them, however they are cut into launches."""
-    more = {"ring": TARGETS["ring"], "mlp_tanh": TARGETS["mlp_tanh"], "mixture 2 of 9": (few_components(9), 0.1)}
+    more = {name: TARGETS[name] for name in ("ring", "eight_schools", "mlp_tanh")} | {"mixture 2 of 9": (few_components(9), 0.1)}
     target, size = {**SIZES, **more}[name]
     n, emulated = 21 if name in IN_TEAMS else 150, isinstance(runner, ChainOnCpu)  # the last thread block has threads to spare
     x, options = start(target, n), {**options_of("langevin", size), "noise_std": 0.2}
