@@ -14,7 +14,7 @@ from ..ops import checks
 from ..ops.metropolis import COUNTERS
 from ..ops.norm import event_norm
 from .adaptation import Adaptation, Adapter
-from .base import Sampler, Transition, at_age, changed, check_coefficient, is_schedule, stacked
+from .base import Sampler, Transition, at_age, changed, check_coefficient, is_schedule, repeated, stacked
 
 _FROZEN = 1e30  # 1 / T of temperature 0: downhill moves alone
 
@@ -130,7 +130,7 @@ class AcceptReject(Transition):
 
     def bound(self, coefficients: dict[str, Any]) -> Any:
         """What `bind` makes of the coefficients of a step, its ops and their checks; kept while the coefficients are."""
-        if self._bound is None or self._bound_to is not coefficients:
+        if self._bound is None or (self._bound_to is not coefficients and not repeated(coefficients, self._bound_to)):
             self._bound, self._bound_to = self.bind(coefficients), coefficients
         return self._bound
 

@@ -98,6 +98,13 @@ def stacked(values: list[Any], x: Tensor) -> Any:
     return torch.stack(rows)
 
 
+def repeated(now: Any, before: Any) -> bool:
+    """Whether two coefficients, or two mappings of them, are the same numbers; tensors never are, which the device may change."""
+    if type(now) is dict:
+        return type(before) is dict and now.keys() == before.keys() and all(repeated(now[name], before[name]) for name in now)
+    return type(now) is type(before) and type(now) in (float, int) and now == before
+
+
 def changed(energy: Tensor, carried: Tensor, grad: Tensor | None = None, carried_grad: Tensor | None = None) -> bool:
     """Whether what was carried along is of another energy function, beyond the rounding of two ways to compute one."""
     other = ((energy - carried).abs() > 1e-5 * carried.abs().clamp(min=1.0)).any()

@@ -26,6 +26,7 @@ from .base import (
     check_event,
     check_positive,
     is_schedule,
+    repeated,
     stacked,
 )
 
@@ -155,6 +156,7 @@ class LangevinTransition(Transition):
         self.last_energy = state.x.new_empty(0)
         self._evaluated: tuple[Tensor, Tensor] | None = None
         self._bound: Any = None
+        self._last: Any = None  # coefficients of the last step of a schedule
         self._norm_sum = torch.zeros(state.x.shape[0], dtype=torch.float64, device=state.x.device) if track else None
         self._active = ~state.diverged if guard else None
         self.reset_stats()
@@ -299,24 +301,26 @@ class LangevinTransition(Transition):
             return False
         state, ahead = self.state, int(self.sampler.order == "noise")
         if self._bound is None:
-            self._bound = self._bind()
+            self._bound = self._bind(*self._coefficients(0))
         noise, update, last, look = self._bound
         if ahead:  # noise of step k + 1 rides on the gradient step of step k
             noise(None, state.step)
         end = state.step + num_steps
         for step in range(state.step, end):
-            energy, grad = self._evaluated or self.energy.value_and_grad(state.x)
-            self._evaluated, self.last_energy = None, energy
-            if look is not None:
-                look(grad, energy if energy.dtype is self._arithmetic else energy.to(self._arithmetic), step)
-            (last if ahead and step + 1 == end else update)(grad, step + ahead)
-        self.gradients += num_steps
+            self._bound_step(last if ahead and step + 1 == end else update, look, step, step + ahead)
         return True
 
-    def _bind(self) -> tuple[Any, ...]:
+    def _bound_step(self, update: Any, look: Any, step: int, noise_of: int) -> None:
+        energy, grad = self._evaluated or self.energy.value_and_grad(self.state.x)
+        self._evaluated, self.last_energy = None, energy
+        self.gradients += 1
+        if look is not None:
+            look(grad, energy if energy.dtype is self._arithmetic else energy.to(self._arithmetic), step)
+        update(grad, noise_of)
+
+    def _bind(self, step_size: Any, noise_std: Any) -> tuple[Any, ...]:
         """Passes of noise alone, of a step, and of a step without noise; and the guard."""
         state, sampler, velocity = self.state, self.sampler, self.state.extra.get("velocity")
-        step_size, noise_std = self._coefficients(0)
 
         def passes(noise_std: Any, **clamp: Any) -> Callable[[Tensor | None, int], None]:
             return langevin_steps(
@@ -340,8 +344,25 @@ class LangevinTransition(Transition):
             return
         for k in range(num_steps):
             step_size, noise_std = self._coefficients(k)
+            if self._again(step_size, noise_std):
+                _, update, _, look = self._bound
+                step = self.state.step + k
+                self._bound_step(update, look, step, step)
+                continue
             grad = self._evaluate(step_size, noise_std, k)
             self._update(grad, step_size, noise_std, k, **self.clamp)
+
+    def _again(self, step_size: Any, noise_std: Any) -> bool:
+        """Binds the ops of a schedule's step that has the coefficients of the one before: binding takes longer than a step."""
+        if self.rng is not None:
+            return False
+        now = {"step_size": step_size, "noise_std": noise_std}
+        if not repeated(now, self._last):
+            self._last, self._bound = now, None
+            return False
+        if self._bound is None:
+            self._bound = self._bind(step_size, noise_std)
+        return True
 
     def _noise_first(self, num_steps: int) -> None:
         # Noise of step k+1 rides on the gradient step of step k. A 16-bit state would be rounded once less than where

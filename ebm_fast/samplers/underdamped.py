@@ -28,6 +28,7 @@ from .base import (
     check_positive,
     claim_momentum,
     is_schedule,
+    repeated,
     stacked,
 )
 from .langevin import mean_norm
@@ -118,6 +119,7 @@ class UnderdampedTransition(Transition):
         self._norm_sum = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) if track else None
         self._active = ~state.diverged if guard else None
         self._bound: Any = None
+        self._bound_to: Any = None  # the noise of its steps
         self.reset_stats()
 
     def _evaluate(self) -> tuple[Tensor, Tensor]:
@@ -198,7 +200,9 @@ class UnderdampedTransition(Transition):
             first = 0 if self.rng is not None else state.step
             for k in range(num_steps):
                 if self._bound is None or self.sampler.has_schedule():
-                    self._bound = self._bind(self._noise_std(state.age + k))
+                    noise_std = self._noise_std(state.age + k)
+                    if self._bound is None or not repeated(noise_std, self._bound_to):
+                        self._bound, self._bound_to = self._bind(noise_std), noise_std
                 move, look = self._bound
                 if look is not None:
                     look(extra["grad"], extra["energy"] if self.guard else None, first + k)

@@ -62,3 +62,19 @@ def test_a_resumed_run_sees_another_energy(monkeypatch):
         torch.testing.assert_close(resumed.state.extra["energy"], two(resumed.state.x))
         if steps:
             torch.testing.assert_close(resumed.final, fresh.final)
+
+
+@pytest.mark.parametrize("make", [
+    lambda s, T: ef.Langevin(s, temperature=T), lambda s, T: ef.MALA(s, temperature=T), lambda s, T: ef.HMC(s, 2, temperature=T),
+    lambda s, T: ef.UnderdampedLangevin(0.1, temperature=T), lambda s, T: ef.RandomWalkMetropolis(s, temperature=T),
+])  # fmt: skip
+def test_coefficients_that_repeat_are_those_of_their_steps(make):
+    """Ops are bound anew only where a coefficient changes; tensors are read at every step."""
+    sizes, temperatures = (0.1, 0.1, 0.1, 0.3, 0.3, 0.1), (1.0, 1.0, 2.0, 2.0, 2.0, 2.0)
+    energy, x = Gaussian(precision=torch.eye(2)), torch.ones(5, 2)
+    plain = make(sizes, temperatures)
+    each = make(lambda age: torch.tensor(sizes[age]), lambda age: torch.tensor(temperatures[age]))
+    runs = [ef.sample(energy, sampler, x, num_steps=6, seed=3, strategy="step") for sampler in (plain, each)]
+    torch.testing.assert_close(runs[0].samples, runs[1].samples)
+    constant = make(0.1, 1.0)
+    assert not torch.allclose(ef.sample(energy, constant, x, num_steps=6, seed=3, strategy="step").samples, runs[0].samples)
