@@ -43,6 +43,14 @@ class FiniteCheck:
             self._pending[0][2].synchronize()
             self._judge_oldest()
 
+    def __getstate__(self) -> dict[str, bool]:
+        """Events of CUDA can be neither copied nor pickled: a copy waits for the answers, and begins with none."""
+        self.finish()
+        return {"immediate": self.immediate}
+
+    def __setstate__(self, state: dict[str, bool]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
     def _judge_oldest(self) -> None:
         names, answer, _ = self._pending.popleft()
         _judge(names, answer.tolist())

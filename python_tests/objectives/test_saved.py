@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import ebm_fast as ef
 from ebm_fast import objectives as obj
+from ebm_fast.objectives.finite import FiniteCheck
 from ebm_fast.training import Alternating, BatchStream, Trainer, load_checkpoint, save_checkpoint
 
 DATA = torch.randn(64, 2, generator=torch.Generator("cpu").manual_seed(0))
@@ -147,3 +149,26 @@ def test_alternating_loads_all_or_nothing():
     assert same(other.state_dict(), before)
     other.load_state_dict(one.state_dict())
     assert same(other.state_dict(), one.state_dict())
+
+
+def test_a_copy_waits_for_the_answers_under_way():
+    """As on a GPU: an answer comes with an event, which can be neither copied nor pickled."""
+
+    class Event:
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def synchronize(self) -> None:
+            self.asked += 1
+
+        def __reduce__(self) -> Any:
+            raise TypeError("cannot pickle an event")
+
+    check, event = FiniteCheck(immediate=True), Event()
+    check._pending.append((["x"], torch.tensor([True]), event))  # type: ignore[arg-type]
+    for copied in (copy.deepcopy(check), pickle.loads(pickle.dumps(check))):
+        assert copied.immediate and not copied._pending
+    assert event.asked == 1 and not check._pending
+    check._pending.append((["energy"], torch.tensor([False]), event))  # type: ignore[arg-type]
+    with pytest.raises(FloatingPointError, match="not finite: energy"):
+        copy.deepcopy(check)
