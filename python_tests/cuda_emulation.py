@@ -16,7 +16,9 @@ import torch
 import ebm_fast.ops.native as native
 
 ROOT = Path(__file__).resolve().parents[1]
-FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-w", "-fPIC", *os.environ.get("EBM_FAST_EMULATION_FLAGS", "").split())
+# Its own symbols first: a torch made for CUDA has brought the real cudaGetDevice into the process.
+FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-w", "-fPIC", "-Wl,-Bsymbolic")
+FLAGS += tuple(os.environ.get("EBM_FAST_EMULATION_FLAGS", "").split())
 # op: (source and struct of its parameters, the function that flattens its arguments)
 OPS = {
     "noise_": ("noise", native._noise_args), "langevin_step_": ("langevin", native._langevin_args),
