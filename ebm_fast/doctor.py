@@ -59,9 +59,9 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def version(package: str) -> str | None:
-    """Installed version of a package, or None."""
+    """Installed version of a package, or None; torch's names what it was built for."""
     try:
-        return metadata.version(package)
+        return str(torch.__version__) if package == "torch" else metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 

@@ -23,7 +23,7 @@ SHARED_BYTES = 100 * 1024
 
 
 class ChainOnCpu:
-    """`chain_` by csrc/cuda/chain*.cu. most_steps: the longest launch; shared_bytes: what the device claims to have;
+    """`chain_` by csrc/cuda/chain*.cu. most_steps: the longest launch; shared_bytes, processors: what the device claims to have;
     bare_launches: how many were of the loop without options; near_threads: threads of blocks with parameters in shared memory."""
 
     def __init__(self, folder: Path, include: Path) -> None:
@@ -39,6 +39,7 @@ class ChainOnCpu:
         self.library.chain_space.restype = ctypes.c_int64
         self.bare_launches = ctypes.c_int.in_dll(self.library, "bare_launches")
         self.near_threads = ctypes.c_int.in_dll(self.library, "near_threads")
+        self.processors = ctypes.c_int.in_dll(self.library, "processors")
 
     def compile(self, part: str) -> str:
         source = (ROOT / "csrc/cuda" / f"{part}.cu").read_text()

@@ -1,5 +1,5 @@
-// The whole chain on a GPU: the machine of core/transition.h for one thread, the two forms of the kernel around it, and what an energy
-// needs to be run by them. What a chain computes depends on nothing but its index.
+// The whole chain on a GPU: the machine of core/transition.h for one thread, the two forms of the kernel around it, and what an
+// energy needs to be run by them. What a chain computes depends on nothing but its index.
 #pragma once
 #include "../core/transition.h"
 #include "blocks.cuh"

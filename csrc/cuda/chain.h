@@ -5,8 +5,8 @@
 
 namespace ebm_fast {
 
-// `team` 0, for events of one or two elements: a thread has a chain, its state in registers. Else `team` threads have a chain, whose
-// arrays lie in shared memory, or in the workspace where they are too long.
+// `team` 0, for short events of some energies: a thread has a chain, its state in registers. Else `team` threads have a chain,
+// whose arrays lie in shared memory, or in the workspace where they are too long.
 struct ChainLaunch {
     ChainParams c;
     const float* parameters;  // as the kernel reads them

@@ -1,5 +1,5 @@
-// Energies that are matrix products: dense Gaussian and logistic regression. The chains of a block are evaluated together, with the
-// matrix in shared memory where that has room: the same sums in the same order.
+// Energies that are matrix products: dense Gaussian and logistic regression. The chains of a block are evaluated together, with
+// the matrix in shared memory where that has room: the same sums in the same order.
 #include "product.cuh"
 
 namespace ebm_fast {
@@ -49,10 +49,11 @@ struct DenseGaussians {
     }
 };
 
-// E = sum_n softplus(-S_n x) + 1/2 al |x|^2. The rows of S are cut into SLICES over which the gradient is summed one by one, since an
-// event may have fewer elements than a block has threads. In shared memory S lies row by row, and all is done in one pass; else
-// ROWS rows are taken at a time, the next PIECE of each slice.
-// Packed: these rows, transposed, one such set after the other; the same not transposed; al. Scratch: x, the slices' sums, margins.
+// E = sum_n softplus(-S_n x) + 1/2 al |x|^2. The rows of S are cut into SLICES over which the gradient is summed one by one,
+// since an event may have fewer elements than a block has threads. In shared memory S lies row by row, and all is done in one
+// pass; else ROWS rows are taken at a time, the next PIECE of each slice.
+// Packed: these rows, transposed, one such set after the other; the same not transposed; al. Scratch: x, the slices' sums,
+// margins.
 struct LogisticRegressions {
     static constexpr int TOGETHER = 4, EIGHT = 16;
     static constexpr int SLICES = 8, PIECE = 32, ROWS = SLICES * PIECE;
@@ -81,7 +82,8 @@ struct LogisticRegressions {
         return static_cast<double>(c.integers[0]) * (3.0 * static_cast<double>(c.dim) + 60.0);
     }
 
-    // Near: al, margins of all rows, S with rows of an odd length, that neighbouring threads read other banks along rows and columns.
+    // Near: al, margins of all rows, S with rows of an odd length, that neighbouring threads read other banks along rows and
+    // columns.
     static HD int stride(int64_t dim) { return static_cast<int>(dim | 1); }
     static HD int64_t near(const ChainParams& c, int chains) { return 4 + rows(c) * (chains + stride(c.dim)); }
     static __device__ void prepare(const ChainLaunch& l, int thread) {

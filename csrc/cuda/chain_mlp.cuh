@@ -1,6 +1,6 @@
-// A multilayer perceptron on tensor cores, for all chains of a thread block. Activations and deltas are rounded once, by the thread that
-// computes them, and lie in shared memory as the factors that the next product wants; a warp has 16 rows of all chains. Arithmetic of
-// the activations: core/energies/mlp.h.
+// A multilayer perceptron on tensor cores, for all chains of a thread block. Activations and deltas are rounded once, by the
+// thread that computes them, and lie in shared memory as the factors that the next product wants; a warp has 16 rows of all
+// chains. Arithmetic of the activations: core/energies/mlp.h.
 #pragma once
 #include <stdexcept>
 #include "../core/energies/mlp.h"
@@ -88,8 +88,8 @@ struct Perceptrons {
         return rows * row_of_chains(chains);
     }
 
-    // What a launch needs to know of the network, found once: rows and columns of W_l; where its two factors, its bias and the next
-    // layer begin among the parameters; how many products deep both are; rows of slopes before its own.
+    // What a launch needs to know of the network, found once: rows and columns of W_l; where its two factors, its bias and the
+    // next layer begin among the parameters; how many products deep both are; rows of slopes before its own.
     struct alignas(16) Layer {
         int rows, columns, forward, backward, bias, deep, back_deep, slopes;
     };
@@ -168,8 +168,8 @@ struct Perceptrons {
         static constexpr int STRIDE = row_of_chains(8 * N);
         static constexpr int UNROLL = 4 / N;  // as many loads at once as registers allow
 
-        // A block's memory: the state, later its gradient; its parts as a factor; two factors in turn; the slopes of all layers but the
-        // last, whose activations take that place.
+        // A block's memory: the state, later its gradient; its parts as a factor; two factors in turn; the slopes of all layers
+        // but the last, whose activations take that place.
         struct Memory {
             float* base;  // the state; the rest by its distance, that the compiler knows which memory it is in
             int pieces, factors, slopes;
@@ -238,8 +238,8 @@ struct Perceptrons {
             float weight = 0.0f, weight_below = 0.0f;
         };
 
-        // One layer: activations as a factor and slopes beside them; of the last layer the activations themselves and, as a factor,
-        // the deltas.
+        // One layer: activations as a factor and slopes beside them; of the last layer the activations themselves and, as a
+        // factor, the deltas.
         template <int MODE>
         static __device__ void forwards(const float* p, const Tile& tile, const Memory& m, const Network& y, int l) {
             const Layer a = y.layer[l - 1];

@@ -1,5 +1,6 @@
-// out[r][c] = start[r][c] + sum_k w[k][r] in[k][c] for all chains c of a block, k ascending: each thread keeps one or four rows of four
-// chains in registers. w is packed # (k, rows filled up to a multiple of four), at a multiple of 16 bytes; in and out lie as [.][chains].
+// out[r][c] = start[r][c] + sum_k w[k][r] in[k][c] for all chains c of a block, k ascending: each thread keeps one or four rows
+// of four chains in registers. w is packed # (k, rows filled up to a multiple of four), at a multiple of 16 bytes; in and out lie
+// as [.][chains].
 #pragma once
 #include <type_traits>
 #include "chain.cuh"
@@ -30,9 +31,8 @@ __device__ __forceinline__ void where_they_lie(const Tile& tile, const float* pa
     else evaluate(tile.scratch, parameters, std::false_type());
 }
 
-// start(slice, r, c) and sink(slice, r, c, four): chains c ... c + 3 of row r, also of the rows that fill up. Each of `slices` sums over its
-// part of the columns, that there is work for all threads.
-// NEAR: w lies in shared memory.
+// start(slice, r, c) and sink(slice, r, c, four): chains c ... c + 3 of row r, also of the rows that fill up. Each of `slices`
+// sums over its part of the columns, that there is work for all threads. NEAR: w lies in shared memory.
 template <int ROWS, bool NEAR, class Start, class Sink>
 __device__ inline void tile_tasks(const Tile& tile, const float* w, int rows, int columns, const float* in, int slices,
                                   const Start& start, const Sink& sink) {

@@ -288,6 +288,8 @@ def sample(
         loop.record(num_steps)
     except KeyboardInterrupt:
         loop.fall_back()
+        if resume is not None:  # what native code leaves out at the start: the copy may be the one made there
+            loop.transition.renew()
         raise Interrupted(result()) from None
     finally:
         if bar is not None:
@@ -327,10 +329,10 @@ def _plan_warmup(state: ChainState, warmup: int, resumed: bool) -> int:
     return warmup
 
 
-def _check_energies(transition: Any, state: ChainState, resume: Any, on_divergence: str, num_steps: int) -> None:
+def _check_energies(transition: Transition, state: ChainState, resume: Any, on_divergence: str, num_steps: int) -> None:
     """A sampler that compares energies cannot start where there is none; one that is resumed may find another energy."""
     if resume is not None:
-        if not (num_steps and getattr(transition, "evaluates_anew", False)):
+        if not (num_steps and transition.evaluates_anew):
             transition.renew()
     elif "energy" in state.extra and on_divergence != "ignore":
         bad = ~torch.isfinite(transition.energy_now())

@@ -17,7 +17,7 @@ from .metropolis import COUNTERS
 from .noise import fresh_seed, signed64
 
 _INF = math.inf
-_FLOAT32 = frozenset((torch.float32,))
+_FLOAT32 = (torch.float32,)
 TRANSITIONS = ("langevin", "random_walk", "hmc", "baoab")
 PRECISIONS = ("float32", "tf32", "bfloat16")  # of matrix products, numbered as in csrc/core/chain.h
 

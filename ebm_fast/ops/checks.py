@@ -11,13 +11,12 @@ from torch import Tensor
 from .backend import native
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_FLOAT_SET = frozenset(FLOATS)
-_EXACT = frozenset((torch.float32, torch.float64))
-_NUMBERS = frozenset((int, float))
+_EXACT = (torch.float32, torch.float64)
+_NUMBERS = (int, float)  # tuples: torch.compile of older versions looks into no frozenset
 Named = tuple[tuple[str, "Tensor | None"], ...]
 
 
-def state(x: Any, name: str, *, dtypes: frozenset[torch.dtype] = _FLOAT_SET) -> None:
+def state(x: Any, name: str, *, dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
     """x # (n, *event): a contiguous tensor of a known dtype that no gradient flows into."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor of shape (n, *event), got {type(x).__name__}")
@@ -185,7 +184,7 @@ def coefficient(value: Any, name: str, x: Tensor, low: float = 0.0) -> tuple[flo
         return number(value, name, low=low), None
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != x.shape[0]):
         raise ValueError(f"{name} must be a number or a tensor of shape () or ({x.shape[0]},), got {tuple(value.shape)}")
-    if value.dtype not in _FLOAT_SET:
+    if value.dtype not in FLOATS:
         raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
     if value.device != x.device and value.ndim == 1:
         raise ValueError(f"{name} must be on {x.device} as x is, got {value.device}")

@@ -13,8 +13,8 @@ from .backend import route
 from .library import define
 from .purposes import purpose_tag
 
-_INTEGERS = frozenset((torch.int32,))
-_UNIFORMS = frozenset((torch.float32, torch.float64, torch.bfloat16))
+_INTEGERS = (torch.int32,)
+_UNIFORMS = (torch.float32, torch.float64, torch.bfloat16)
 _SIGNED = 2**64
 
 
@@ -47,7 +47,7 @@ _op = define(
 
 
 def _fill(
-    out: Tensor, kind: int, dtypes: frozenset[torch.dtype], seed: int | None, step: int, purpose: str, chain_offset: int,
+    out: Tensor, kind: int, dtypes: tuple[torch.dtype, ...], seed: int | None, step: int, purpose: str, chain_offset: int,
     rng: Tensor | None, generator: torch.Generator | None, backend: str | None,
 ) -> Tensor:  # fmt: skip
     checks.state(out, "out", dtypes=dtypes)
@@ -86,7 +86,7 @@ def normal_(
 
     Source: Salmon et al. 2011 (Philox), Box and Muller 1958.
     """
-    return _fill(out, 2, checks._FLOAT_SET, seed, step, purpose, chain_offset, rng, generator, backend)
+    return _fill(out, 2, checks.FLOATS, seed, step, purpose, chain_offset, rng, generator, backend)
 
 
 def uniform_(
@@ -119,7 +119,7 @@ def rademacher_(
     backend: str | None = None,
 ) -> Tensor:
     """s = +1 or -1 with equal probability, the top bit of each word. Arguments as `normal_`."""
-    return _fill(out, 3, checks._FLOAT_SET, seed, step, purpose, chain_offset, rng, generator, backend)
+    return _fill(out, 3, checks.FLOATS, seed, step, purpose, chain_offset, rng, generator, backend)
 
 
 def bits_(

@@ -154,12 +154,12 @@ int __syncthreads_or(int a) { return any_of(whole_block, a, 0, whole_block.expec
 
 }  // namespace
 
-// A device with one processor: small tensors then go several times round the grid-stride loop.
+// A device with one processor, unless told: small tensors then go several times round the grid-stride loop.
 #ifndef PART  // of the whole chain: the rest of it has these
-int shared_bytes = sizeof dynamic_memory, bare_launches = 0, near_threads = 0;
+int shared_bytes = sizeof dynamic_memory, processors = 1, bare_launches = 0, near_threads = 0;
 extern "C" cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 extern "C" cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-    return *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? shared_bytes : 1, cudaSuccess;
+    return *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? shared_bytes : processors, cudaSuccess;
 }
 extern "C" cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 extern "C" cudaError_t cudaGetLastError() { return cudaSuccess; }

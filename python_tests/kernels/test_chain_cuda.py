@@ -66,7 +66,7 @@ def fast(runner: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fast]:
     yield call
     limit(runner, 0)
     if isinstance(runner, ChainOnCpu):
-        runner.shared_bytes = SHARED_BYTES
+        runner.shared_bytes, runner.processors.value = SHARED_BYTES, 1
 
 
 def limit(runner: Any, most: int) -> None:
@@ -215,15 +215,16 @@ MATRICES: dict[str, tuple[SimpleNamespace, float]] = {
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("name", MATRICES)
 def test_a_matrix_in_shared_memory_changes_no_bit(name, move, fast, runner):
-    """Nor does the chains' memory, from less than a block's arrays to all that is wanted."""
+    """Nor does the chains' memory, from less than a block's arrays to all that is wanted, nor the number of chains in a block:
+    with many processors it is few, and most threads help."""
     target, size = MATRICES[name]
     options, x = options_of(move, size) | {"steps": 5}, start(target, N)
     whole = fast(target, x, **options)
     assert_same_chain(whole, on_cpu(target, x, **options))
     if not isinstance(runner, ChainOnCpu):
         return
-    for kilobytes, near in ((100, True), (18, False), (2, False)):
-        runner.shared_bytes, before = kilobytes * 1024, runner.near_threads.value
+    for processors, kilobytes, near in ((1, 100, True), (132, 100, True), (1, 18, False), (132, 3, False), (1, 2, False)):
+        runner.shared_bytes, before, runner.processors.value = kilobytes * 1024, runner.near_threads.value, processors
         assert_same_bits(fast(target, x, **options), whole)
         assert (runner.near_threads.value > before) is near
 

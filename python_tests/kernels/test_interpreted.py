@@ -23,6 +23,8 @@ def test_kernels_in_the_interpreter(name):
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
         cwd=parity.parents[2],
     )  # fmt: skip
+    if run.returncode == pytest.ExitCode.NO_TESTS_COLLECTED and "skipped" in run.stdout:
+        pytest.skip(f"{name} wants a newer Triton")
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     last = run.stdout.strip().splitlines()[-1]
     assert re.search(r"\d+ passed", last), last

@@ -169,9 +169,9 @@ def test_script_draws_its_picture(script, tmp_path, monkeypatch):
     figure = runpy.run_path(str(script), run_name="__main__")["picture"]
     assert callable(figure)
     drawn, shown = (matplotlib.image.imread(path) for path in (target, ROOT / "docs/images/samplers" / f"{script.stem}.png"))
-    assert drawn.shape[:2] == shown.shape[:2]
+    assert max(abs(a - b) for a, b in zip(drawn.shape[:2], shown.shape[:2])) <= 1  # versions of matplotlib round another way
     # Other rounding moves a chain, not what the picture looks like: brightness on a grid of 8 x 8 fields.
-    height, width = (side // 8 * 8 for side in drawn.shape[:2])
+    height, width = (min(sides) // 8 * 8 for sides in zip(drawn.shape[:2], shown.shape[:2]))
 
     def fields(image):
         return image[:height, :width, :3].reshape(8, height // 8, 8, width // 8, 3).mean((1, 3, 4))

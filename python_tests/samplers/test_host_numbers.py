@@ -52,7 +52,7 @@ def test_jittered_steps_are_the_same_one_by_one_and_at_once(size, steps):
     torch.testing.assert_close(fused.final, step.final)
 
 
-def test_a_resumed_run_sees_another_energy(monkeypatch):
+def test_a_resumed_run_sees_another_energy():
     """Native code evaluates where it starts; a run of no steps, and steps by torch, evaluate what was carried."""
     sampler, one, two = ef.HMC(0.3, 3), Gaussian(precision=torch.eye(2)), Gaussian(precision=9.0 * torch.eye(2))
     state = ef.sample(one, sampler, torch.ones(3, 2), num_steps=4, seed=1).state
@@ -62,6 +62,32 @@ def test_a_resumed_run_sees_another_energy(monkeypatch):
         torch.testing.assert_close(resumed.state.extra["energy"], two(resumed.state.x))
         if steps:
             torch.testing.assert_close(resumed.final, fresh.final)
+
+
+def test_a_warm_up_that_goes_on_sees_another_energy():
+    """Its proposals are made step by step, from what is carried."""
+    sampler, one, two = ef.HMC(0.3, 3, adapt=ef.ChEES()), Gaussian(precision=torch.eye(2)), Gaussian(precision=9.0 * torch.eye(2))
+    state = sampler.init(one, torch.ones(8, 2), seed=1, warmup=20)
+    for _ in range(10):
+        state, _ = sampler.step(one, state)
+    resumed = ef.sample(two, sampler, resume=state, num_steps=5)
+    fresh = ef.sample(two, sampler, resume=state.clone().forget_energy(), num_steps=5)
+    torch.testing.assert_close(resumed.samples, fresh.samples)
+
+
+def test_an_interrupt_at_once_leaves_the_energies_of_the_new_energy(monkeypatch):
+    sampler, one, two = ef.HMC(0.3, 3), Gaussian(precision=torch.eye(2)), Gaussian(precision=9.0 * torch.eye(2))
+    state = ef.sample(one, sampler, torch.ones(3, 2), num_steps=4, seed=1).state
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ef.engine.fused, "chain_", interrupted)
+    with pytest.raises(ef.Interrupted) as stopped:
+        ef.sample(two, sampler, resume=state, num_steps=6)
+    left = stopped.value.run.state
+    assert left.step == state.step
+    torch.testing.assert_close(left.extra["energy"], two(left.x))
 
 
 @pytest.mark.parametrize("make", [
