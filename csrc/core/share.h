@@ -1,7 +1,8 @@
 // Which elements of a chain's event a thread looks after, and what it must do to hear of the others. One thread has the whole
 // event on the CPU and, for a few elements known to the compiler, on a GPU; elsewhere a team of threads shares it (cuda/team.cuh).
 // A value V holds one element of each of its chains, or on the CPU a row of neighbouring elements of one chain (cpu/spread.h).
-//   dim;  rows(): values in an event;  first(), next(i): its rows in order, in runs that begin at head(i);  owns(e);
+//   dim;  rows(): values in an event;  first(), next(i): its rows in order, in runs that begin at head(i), and in blocks of BLOCK
+//   rows beside each other (the last of an event may be cut);  owns(e);
 //   index(), size(): of the thread in its team;
 //   sum, any: over the event;  sync: what the team has written can be read.
 // Element by element, as energies need it, of row i:
@@ -14,6 +15,23 @@
 #define EBM_FAST_EACH(i, share) EBM_FAST_UNROLL_EVENT for (int i = (share).first(); i < (share).rows(); i = (share).next(i))
 
 EBM_FAST_CORE_BEGIN
+
+// store(i, load(i)) for the rows of a thread, a block's loads before its stores: the compiler, which cannot know that these are of
+// other rows, would wait for each in turn.
+template <class Share, class Load, class Store>
+HD inline void by_blocks(const Share& share, const Load& load, const Store& store) {
+    constexpr int BLOCK = Share::BLOCK;
+    EBM_FAST_UNROLL_EVENT
+    for (int first = share.first(); first < share.rows(); first = share.next(first + BLOCK - 1)) {
+        decltype(load(first)) a[BLOCK];
+        EBM_FAST_UNROLL
+        for (int k = 0; k < BLOCK; ++k)
+            if (k == 0 || first + k < share.rows()) a[k] = load(first + k);
+        EBM_FAST_UNROLL
+        for (int k = 0; k < BLOCK; ++k)
+            if (k == 0 || first + k < share.rows()) store(first + k, a[k]);
+    }
+}
 
 // Rows are elements.
 template <class Share>
@@ -36,6 +54,7 @@ struct ByElement {
 template <class Share>
 struct Alone : ByElement<Share> {
     static constexpr bool SPLIT = false;
+    static constexpr int BLOCK = 1;
     HD static constexpr int first() { return 0; }
     HD static constexpr int next(int i) { return i + 1; }
     HD static constexpr int head(int) { return 0; }

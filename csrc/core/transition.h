@@ -40,15 +40,31 @@ template <class V, class Share> HD inline V scale_at(const Share& share, const f
 }
 
 // p -= kick sigma g;  x += drift sigma p
+template <class V>
+struct Leap {
+    V x, p;
+};
+template <class V>
+HD inline Leap<V> leap(V sigma, V kick, V drift, V x, V p, V grad) {
+    const V moved = fma(-(kick * sigma), grad, p);
+    return {fma(drift * sigma, moved, x), moved};
+}
 template <class V, int G, class Share, class Row>
 HD inline void leapfrog(const Share& share, const float* scale, const V (&kick)[G], const V (&drift)[G], Row x, Row p, Row grad) {
-    EBM_FAST_EACH(i, share) {
-        const V sigma = scale_at<V>(share, scale, i);
-        EBM_FAST_UNROLL
-        for (int g = 0; g < G; ++g) {
-            const V moved = fma(-(kick[g] * sigma), grad[i * G + g], p[i * G + g]);
-            p[i * G + g] = moved;
-            x[i * G + g] = fma(drift[g] * sigma, moved, x[i * G + g]);
+    if constexpr (Share::BLOCK > 1) {
+        static_assert(G == 1);
+        by_blocks(
+            share, [&](int i) { return leap<V>(scale_at<V>(share, scale, i), kick[0], drift[0], x[i], p[i], grad[i]); },
+            [&](int i, const Leap<V>& to) { p[i] = to.p, x[i] = to.x; });
+    } else {
+        EBM_FAST_EACH(i, share) {
+            const V sigma = scale_at<V>(share, scale, i);
+            EBM_FAST_UNROLL
+            for (int g = 0; g < G; ++g) {
+                const int at = i * G + g;
+                const Leap<V> to = leap<V>(sigma, kick[g], drift[g], x[at], p[at], grad[at]);
+                p[at] = to.p, x[at] = to.x;
+            }
         }
     }
 }

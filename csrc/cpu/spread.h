@@ -13,6 +13,7 @@ struct Spread {
     int dim;
     explicit Spread(int elements) : dim(elements) {}
 
+    static constexpr int BLOCK = 1;
     int rows() const { return (dim + W - 1) / W; }
     static int first() { return 0; }
     static int next(int i) { return i + 1; }

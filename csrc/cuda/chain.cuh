@@ -225,7 +225,9 @@ struct ChainThread {
             float unused = 0.0f;
             if constexpr (Energy::TOGETHER > 0) Energy::template evaluate<GRAD>(view, tile, share, x, grad, unused, draw);
             else draw(), evaluate<GRAD>(x, grad, nullptr);
-            EBM_FAST_EACH(i, share) x[i] = fma(noise_std, noise[i], fma(-step_size, grad[i], x[i]));
+            by_blocks(
+                share, [&](int i) { return fma(noise_std, noise[i], fma(-step_size, grad[i], x[i])); },
+                [&](int i, float a) { x[i] = a; });
         }
         if (exists) store(x, c.x);
     }
@@ -280,12 +282,11 @@ struct Near<E, decltype(E::near(ChainParams{}, 0), void())> {
     static int64_t size(const ChainParams& c, int chains) { return E::near(c, chains); }
 };
 
-// BARE: the loop of `run_bare` alone
+// BARE: the loop of `run_bare` alone, with all arrays in shared memory, which the compiler then knows
 template <class Energy, bool BARE>
 __global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER > 0 && !BARE ? 1 : 2)
     chain_in_teams(const __grid_constant__ ChainLaunch l) {
-    EBM_FAST_DYNAMIC_SHARED(memory);
-    float* block = l.space ? l.space + blockIdx.x * l.block_floats : reinterpret_cast<float*>(memory);
+    float* block = BARE || !l.space ? shared_float(0) : l.space + blockIdx.x * l.block_floats;
     const int thread = threadIdx.x, quarter = static_cast<int>((l.c.dim + 3) / 4);
     const bool helps = thread >= l.chains * l.team;  // whole warps, whose events have no elements
     const int chain = helps ? l.chains - 1 : thread / l.team;
@@ -301,7 +302,7 @@ __global__ void __launch_bounds__(TEAM_THREADS, Energy::TOGETHER > 0 && !BARE ? 
                                        row(PROPOSAL_SLOPE), row(BEFORE), l.c.scale};
     const int64_t offset = l.arrays * l.chains * static_cast<int64_t>(l.stride);
     float* scratch = block + offset;
-    const Tile tile = {scratch, static_cast<int>(offset), l.chains, chain, thread, l.threads, helps, l.space == nullptr, l.near};
+    const Tile tile = {scratch, static_cast<int>(offset), l.chains, chain, thread, l.threads, helps, BARE || !l.space, l.near};
     const Team team = {helps ? 0 : static_cast<int>(l.c.dim), thread % l.team, l.team};
     const Column own = {scratch + chain * Energy::scratch(l.c, 1), 1};
     const bool exists = wanted <= last && !helps;
@@ -384,7 +385,7 @@ struct Eight<E, decltype(E::EIGHT, void())> {
 template <class E, int... DIMS>
 ChainEnergy chain_energy() {
     const auto run = [](const ChainLaunch& l, int64_t blocks, int threads, int64_t bytes, cudaStream_t stream) {
-        if (l.team && is_bare(l.c)) return start(chain_in_teams<E, true>, blocks, threads, bytes, stream, l);
+        if (l.team && !l.space && is_bare(l.c)) return start(chain_in_teams<E, true>, blocks, threads, bytes, stream, l);
         if (l.team) return start(chain_in_teams<E, false>, blocks, threads, bytes, stream, l);
         ((l.c.dim == DIMS ? E::template in_registers<DIMS>(l, blocks, threads, bytes, stream) : void()), ...);
     };

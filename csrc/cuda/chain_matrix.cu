@@ -32,18 +32,21 @@ struct DenseGaussians {
             constexpr bool NEAR = decltype(near)::value;
             const float* mu = p + matrix_size(q.dim);
             float* product = y + up_to_four(q.dim) * tile.chains;
-            EBM_FAST_EACH(i, share) y[i * tile.chains + tile.chain] = x[i] - read<NEAR>(mu + i);
+            by_blocks(
+                share, [&](int i) { return x[i] - read<NEAR>(mu + i); },
+                [&](int i, float a) { y[i * tile.chains + tile.chain] = a; });
             __syncthreads();
             tile_product<NEAR>(
                 tile, p, q.dim, q.dim, y, 1, [](int, int, int) { return float4{}; },
                 [&](int, int r, int c, float4 v) { four_at(product, tile.chains, r, c) = v; });
             __syncthreads();
             double sum = 0.0;
-            EBM_FAST_EACH(i, share) {
-                const float slope = product[i * tile.chains + tile.chain];
-                if (MODE & GRAD) grad[i] = slope;
-                if (MODE & VALUE) sum += static_cast<double>(slope) * y[i * tile.chains + tile.chain];
-            }
+            by_blocks(
+                share, [&](int i) { return product[i * tile.chains + tile.chain]; },
+                [&](int i, float slope) {
+                    if (MODE & GRAD) grad[i] = slope;
+                    if (MODE & VALUE) sum += static_cast<double>(slope) * y[i * tile.chains + tile.chain];
+                });
             if (MODE & VALUE) energy = static_cast<float>(0.5 * share.sum(sum));
         });
     }
@@ -109,20 +112,23 @@ struct LogisticRegressions {
             const float prior = NEAR ? p[0] : p[forward_size(all, q.dim) + backward_size(all, q.dim)];
             float* parts = state + wide * chains;
             double sum = 0.0, squares = 0.0;
-            EBM_FAST_EACH(i, share) {
-                state[i * chains + tile.chain] = x[i];
-                if (MODE & VALUE) squares += static_cast<double>(x[i]) * x[i];
-            }
+            by_blocks(
+                share, [&](int i) { return x[i]; },
+                [&](int i, float a) {
+                    state[i * chains + tile.chain] = a;
+                    if (MODE & VALUE) squares += static_cast<double>(a) * a;
+                });
             __syncthreads();
             if constexpr (NEAR) at_once<MODE>(q, tile, share, state, parts, const_cast<float*>(p) + 4, sum);
             else by_pieces<MODE>(q, tile, share, state, parts, p, sum);
             if (MODE & GRAD) {
-                EBM_FAST_EACH(i, share) {
-                    float total = prior * x[i];
+                const auto total = [&](int i) {
+                    float sum = prior * x[i];
                     EBM_FAST_UNROLL
-                    for (int s = 0; s < SLICES; ++s) total += parts[(s * wide + i) * chains + tile.chain];
-                    grad[i] = total;
-                }
+                    for (int s = 0; s < SLICES; ++s) sum += parts[(s * wide + i) * chains + tile.chain];
+                    return sum;
+                };
+                by_blocks(share, total, [&](int i, float a) { grad[i] = a; });
             }
             if (MODE & VALUE)
                 energy = static_cast<float>(share.sum(sum) + (0.5 * static_cast<double>(prior)) * share.sum(squares));

@@ -214,7 +214,7 @@ struct Perceptrons {
                     backwards(q.p, tile, m, y, l);
                     __syncthreads();
                 }
-                EBM_FAST_EACH(i, share) grad[i] = m.base[i * STRIDE + tile.chain];
+                by_blocks(share, [&](int i) { return m.base[i * STRIDE + tile.chain]; }, [&](int i, float a) { grad[i] = a; });
             }
         }
 

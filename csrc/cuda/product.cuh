@@ -38,6 +38,7 @@ __device__ inline void tile_tasks(const Tile& tile, const float* w, int rows, in
                                   const Start& start, const Sink& sink) {
     const int quads = tile.chains / 4, wide = static_cast<int>(up_to_four(rows)), each = wide / ROWS * quads;
     const int length = (columns + slices - 1) / slices;
+    constexpr int UNROLL = ROWS == 4 ? 4 : 8;  // loads under way at once
     for (int task = tile.thread; task < each * slices; task += tile.threads) {
         const int slice = task / each, r0 = task % each / quads * ROWS, c0 = task % quads * 4;
         float acc[ROWS][4];
@@ -47,7 +48,7 @@ __device__ inline void tile_tasks(const Tile& tile, const float* w, int rows, in
             acc[r][0] = first.x, acc[r][1] = first.y, acc[r][2] = first.z, acc[r][3] = first.w;
         }
         const int end = columns < (slice + 1) * length ? columns : (slice + 1) * length;
-#pragma unroll 8
+#pragma unroll UNROLL
         for (int k = slice * length; k < end; ++k) {
             const float4 b4 = *reinterpret_cast<const float4*>(in + (k * quads * 4 + c0));
             const float* left = w + static_cast<int64_t>(k) * wide + r0;

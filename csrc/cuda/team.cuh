@@ -25,6 +25,7 @@ constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
 // All threads of a warp (of the block, where the team is one) must call sum, any, largest and sync.
 struct Team : ByElement<Team> {
     static constexpr bool SPLIT = true;
+    static constexpr int BLOCK = 4;
     int dim, lane, width;  // width: a power of two
 
     __device__ Team(int elements, int thread, int threads) : dim(elements), lane(thread), width(threads) {}
