@@ -80,8 +80,8 @@ DEALT = $(if $(filter cpu,$(DEVICE)),$(shell $(PY) -c 'import xdist; print("-n a
 test: $(READY)
 	$(PY) -m pytest --device $(DEVICE) $(DEALT) $(ARGS)
 
-# The CUDA kernels' own source on the CPU, every access to memory looked at. (C++17 leaves the shift of a negative number undefined,
-# which the compilers that are used define.)
+# The CUDA kernels' own source on the CPU, every access to memory looked at. (C++17 leaves the shift of a negative number
+# undefined, which the compilers that are used define.)
 sanitize: $(READY)
 	EBM_FAST_EMULATION_FLAGS="-fsanitize=address,undefined -fno-sanitize=shift -fno-sanitize-recover" \
 	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:alloc_dealloc_mismatch=0 \

@@ -1,5 +1,5 @@
 // Which elements of a chain's event a thread looks after, and what it must do to hear of the others. One thread has the whole
-// event on the CPU and, for a few elements known to the compiler, on a GPU; elsewhere a team of threads shares it (cuda/team.cuh).
+// event on the CPU and, for a few elements known to the compiler, on a GPU; elsewhere a team of threads has it (cuda/team.cuh).
 // A value V holds one element of each of its chains, or on the CPU a row of neighbouring elements of one chain (cpu/spread.h).
 //   dim;  rows(): values in an event;  first(), next(i): its rows in order, in runs that begin at head(i), and in blocks of BLOCK
 //   rows beside each other (the last of an event may be cut);  owns(e);
@@ -16,8 +16,8 @@
 
 EBM_FAST_CORE_BEGIN
 
-// store(i, load(i)) for the rows of a thread, a block's loads before its stores: the compiler, which cannot know that these are of
-// other rows, would wait for each in turn.
+// store(i, load(i)) for the rows of a thread, a block's loads before its stores: the compiler, which cannot know that these are
+// of other rows, would wait for each in turn.
 template <class Share, class Load, class Store>
 HD inline void by_blocks(const Share& share, const Load& load, const Store& store) {
     constexpr int BLOCK = Share::BLOCK;

@@ -38,7 +38,7 @@ __device__ inline void tile_tasks(const Tile& tile, const float* w, int rows, in
                                   const Start& start, const Sink& sink) {
     const int quads = tile.chains / 4, wide = static_cast<int>(up_to_four(rows)), each = wide / ROWS * quads;
     const int length = (columns + slices - 1) / slices;
-    constexpr int UNROLL = ROWS == 4 ? 4 : 8;  // loads under way at once
+    constexpr int UNROLL = ROWS == 4 ? 4 : 8;  // steps whose loads are under way at once
     for (int task = tile.thread; task < each * slices; task += tile.threads) {
         const int slice = task / each, r0 = task % each / quads * ROWS, c0 = task % quads * 4;
         float acc[ROWS][4];

@@ -91,8 +91,6 @@ class GraphTransition:
     inside the capture, from the x, seed and step that it finds there.
     """
 
-    evaluates_anew = False
-
     def __init__(self, inner: Any, chunk: int, restarts: bool = False) -> None:
         self.inner, self.chunk, self.restarts = inner, chunk, restarts
         self.state: ChainState = inner.state

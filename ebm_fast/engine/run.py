@@ -264,7 +264,7 @@ def sample(
         return _bind(name, sampler, energy, condition, state, backend, descriptor, guard=guard, track=True)
 
     transition = bound(state)
-    _check_energies(transition, state, resume, on_divergence, warmup + num_steps)
+    first_step, stale = state.step, _check_energies(transition, state, resume, on_divergence, warmup + num_steps)
     kept = Kept(transition, num_steps // thin, record, record if record_energy is None else record_energy)
     average = Moments(transition.position(), backend) if moments else None
     bar = _progress(warmup + num_steps, progress)
@@ -288,8 +288,8 @@ def sample(
         loop.record(num_steps)
     except KeyboardInterrupt:
         loop.fall_back()
-        if resume is not None:  # what native code leaves out at the start: the copy may be the one made there
-            loop.transition.renew()
+        if stale and loop.state.step == first_step:
+            loop.state.forget_energy()
         raise Interrupted(result()) from None
     finally:
         if bar is not None:
@@ -329,16 +329,19 @@ def _plan_warmup(state: ChainState, warmup: int, resumed: bool) -> int:
     return warmup
 
 
-def _check_energies(transition: Transition, state: ChainState, resume: Any, on_divergence: str, num_steps: int) -> None:
-    """A sampler that compares energies cannot start where there is none; one that is resumed may find another energy."""
+def _check_energies(transition: Transition, state: ChainState, resume: Any, on_divergence: str, num_steps: int) -> bool:
+    """A sampler that compares energies cannot start where there is none; one that is resumed may find another energy. Whether
+    what it carries is left as it is, since native code evaluates it at its first step."""
     if resume is not None:
-        if not (num_steps and transition.evaluates_anew):
-            transition.renew()
+        if num_steps and getattr(transition, "evaluates_anew", False):
+            return True
+        transition.renew()
     elif "energy" in state.extra and on_divergence != "ignore":
         bad = ~torch.isfinite(transition.energy_now())
         if bool(bad.any()):
             chains = _some(torch.nonzero(bad).flatten() + state.chain_offset)
             raise ValueError(f"energy is NaN or infinite at x0 of chains {chains}")
+    return False
 
 
 def _first(state: ChainState, most: int = 8) -> str:

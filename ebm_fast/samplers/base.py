@@ -238,11 +238,6 @@ class Transition:
     state: ChainState
     carries: frozenset[str] = frozenset()  # of what state.extra may hold about the present x, what the steps keep true
 
-    @property
-    def evaluates_anew(self) -> bool:
-        """Whether its first steps take no energy or gradient that is carried."""
-        return False
-
     def drop_stale(self) -> None:
         """Forget what an earlier sampler carried about its x and this one will not keep true."""
         for name in ("energy", "grad", "log_proposal"):
