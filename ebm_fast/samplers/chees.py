@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.state import ChainState
@@ -23,19 +22,22 @@ _INDICES = 1024  # numbers of the sequence made at once
 
 
 @lru_cache(maxsize=8)
-def _mirrored(part: int) -> NDArray[np.float64]:
+def _mirrored(part: int) -> list[float]:
     """The numbers from `part` * _INDICES on: an index counted from 1, its binary digits mirrored at the point."""
     index = np.arange(_INDICES) + (part * _INDICES + 1)
     value = np.zeros(_INDICES)
     for bit in range(int(index[-1]).bit_length()):
         value += (index >> bit & 1) * 0.5 ** (bit + 1)
-    return value
+    return value.tolist()
 
 
-def halton(first: int, count: int = 1) -> NDArray[np.float64]:
-    """van der Corput's sequence in base 2, 1/2, 1/4, 3/4, 1/8, ... for index 0, 1, ..., from index `first` on. # (count,)"""
-    begin, end = first // _INDICES, (first + max(count, 1) - 1) // _INDICES + 1
-    return np.concatenate([_mirrored(part) for part in range(begin, end)])[first % _INDICES :][:count]
+def halton(first: int, count: int = 1) -> list[float]:
+    """van der Corput's sequence in base 2, 1/2, 1/4, 3/4, 1/8, ... for index 0, 1, ..., from index `first` on."""
+    begin, at = divmod(first, _INDICES)
+    if at + count <= _INDICES:
+        return _mirrored(begin)[at : at + count]
+    parts = range(begin, (first + count - 1) // _INDICES + 1)
+    return [number for part in parts for number in _mirrored(part)][at : at + count]
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class ChEESAdapter(Adapter):
         centre = (weight[:, None] * proposed).sum(0) / total
         apart, apart_before = proposed - centre, before - before.mean(0)
         change = apart.square().sum(1) - apart_before.square().sum(1)
-        length = float(halton(age)[0]) * extra["trajectory_length"]
+        length = halton(age)[0] * extra["trajectory_length"]
         # Over all chains: trajectories that blew up would count in full if the few left were weighted to 1.
         slope = (weight * change * (apart * velocity).sum(1)).sum() / n * length
         log, average, second, count = extra["chees"]

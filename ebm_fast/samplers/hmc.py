@@ -261,12 +261,15 @@ class HMCTransition(AcceptReject):
     def coefficients(self, age: int) -> dict[str, Any]:
         if not self.sampler.step_jitter:
             return super().coefficients(age)
-        return self.derive(self.step_size(age) * float(self._stretched(age, 1)[0]), self.beta(age))
+        return self.derive(self.step_size(age) * self._stretched(age, 1)[0], self.beta(age))
 
-    def _stretched(self, age: int, count: int) -> Any:
-        """What jitter multiplies the step sizes of the proposals from `age` on by. # (count,)"""
-        u = uniform_numbers(self.state.seed, self.state.step + age - self.state.age, count, "jitter", 1)
-        return 1.0 + self.sampler.step_jitter * (2.0 * u - 1.0)
+    def _stretched(self, age: int, count: int) -> list[float]:
+        """What jitter multiplies the step sizes of the proposals from `age` on by."""
+        numbers, jitter = self._uniform(age, count, 1), self.sampler.step_jitter
+        return [1.0 + jitter * (2.0 * u - 1.0) for u in numbers]
+
+    def _uniform(self, age: int, count: int, element: int) -> list[float]:
+        return uniform_numbers(self.state.seed, self.state.step + age - self.state.age, count, "jitter", element)
 
     def schedules(self, num_steps: int) -> dict[str, Any]:
         moving = AcceptRejectSampler.coefficients_move(self.sampler) or self.state.adapting
@@ -274,7 +277,7 @@ class HMCTransition(AcceptReject):
             return super().schedules(num_steps)
         # All at once: on a GPU an op a proposal would take longer than the proposal.
         age, x = self.state.age, self.state.x
-        size, stretched = self.step_size(age), torch.from_numpy(self._stretched(age, num_steps))
+        size, stretched = self.step_size(age), torch.tensor(self._stretched(age, num_steps), dtype=torch.float64)
         if isinstance(size, Tensor):
             sizes = size.view(1, -1) * stretched.to(size.device, size.dtype)[:, None]
         else:
@@ -288,13 +291,14 @@ class HMCTransition(AcceptReject):
     def lengths(self, age: int, count: int) -> list[int]:
         """Those of the proposals from `age` on, which all have the step size of the first."""
         if isinstance(self.sampler, HMC) and isinstance(self.sampler.adapt, ChEES):
-            steps, most = np.ceil(halton(age, count) * self._trajectory_in_steps(age)), self.sampler.adapt.max_leapfrog
-            return [int(length) for length in np.clip(steps, 1, most)]
+            ratio, most = self._trajectory_in_steps(age), self.sampler.adapt.max_leapfrog
+            if count == 1:  # in the warm-up, where NumPy's code is out of the cache
+                return [max(1, min(math.ceil(halton(age)[0] * ratio), most))]
+            return np.clip(np.ceil(np.array(halton(age, count)) * ratio), 1, most).astype(int).tolist()
         L = self.sampler.num_leapfrog
         if not self.sampler.leapfrog_jitter:
             return [L] * count
-        u = uniform_numbers(self.state.seed, self.state.step + age - self.state.age, count, "jitter", 0)
-        return [min(1 + int(length), L) for length in u * L]
+        return [min(1 + int(u * L), L) for u in self._uniform(age, count, 0)]
 
     def _trajectory_in_steps(self, age: int) -> float:
         """Trajectory length over step size: read from the device while both move, once afterwards."""

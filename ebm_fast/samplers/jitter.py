@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..ops.purposes import purpose_tag
 
@@ -15,7 +14,7 @@ _MASK = 0xFFFFFFFF
 
 
 @lru_cache(maxsize=16)
-def _numbers(seed: int, part: int, purpose: str) -> NDArray[np.float64]:
+def _numbers(seed: int, part: int, purpose: str) -> list[list[float]]:
     """Of the steps from `part` * _STEPS on. # (4, _STEPS)"""
     step, low = np.arange(_STEPS, dtype=np.uint64) + np.uint64(part * _STEPS & 2**64 - 1), np.uint64(_MASK)
     half = np.uint64(32)
@@ -26,12 +25,14 @@ def _numbers(seed: int, part: int, purpose: str) -> NDArray[np.float64]:
         a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
         c = [b >> half ^ c[1] ^ np.uint64(k0), b & low, a >> half ^ c[3] ^ np.uint64(k1), a & low]
         k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
-    return np.stack(c) * 2.0**-32 + 2.0**-33
+    return (np.stack(c) * 2.0**-32 + 2.0**-33).tolist()
 
 
-def uniform_numbers(seed: int, step: int, count: int, purpose: str, element: int) -> NDArray[np.float64]:
+def uniform_numbers(seed: int, step: int, count: int, purpose: str, element: int) -> list[float]:
     """u in (0, 1] of steps step ... step + count - 1: element `element` (0 ... 3) of chain 0 in the random-number contract; the
-    same for every batch of chains. # (count,)"""
-    first, begin = divmod(step, _STEPS)
-    parts = range(first, (step + max(count, 1) - 1) // _STEPS + 1)
-    return np.concatenate([_numbers(seed, part, purpose)[element] for part in parts])[begin : begin + count]
+    same for every batch of chains. Of a step that is taken by itself without NumPy, whose code is out of the cache by then."""
+    first, at = divmod(step, _STEPS)
+    if at + count <= _STEPS:
+        return _numbers(seed, first, purpose)[element][at : at + count]
+    parts = range(first, (step + count - 1) // _STEPS + 1)
+    return [number for part in parts for number in _numbers(seed, part, purpose)[element]][at : at + count]

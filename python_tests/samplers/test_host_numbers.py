@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
 
@@ -32,7 +31,7 @@ def test_halton_mirrors_the_digits_of_the_index(first):
     for k, value in enumerate(halton(first, 9)):
         digits = f"{first + k + 1:b}"
         assert value == float(sum(Fraction(int(digit), 2 ** (1 + j)) for j, digit in enumerate(reversed(digits))))
-    assert np.array_equal(halton(first, 2000), np.concatenate([halton(first + k) for k in range(2000)]))
+    assert halton(first, 2000) == [halton(first + k)[0] for k in range(2000)]
 
 
 @pytest.mark.parametrize("size", [0.3, torch.tensor(0.3), torch.tensor([0.1, 0.2, 0.3]), torch.tensor(0.3, dtype=torch.float64)])
