@@ -99,7 +99,7 @@ Plan plan(const ChainEnergy& energy, ChainLaunch& l) {
     p.packed = energy.packed(c);
     const bool shared = floats(chains) * 4 <= most_bytes;
     p.shared_bytes = shared ? floats(chains) * 4 : 0;
-    // The parameters too, where two blocks of a processor still have room.
+    // The parameters too, where there is room: for two blocks a processor where there are so many.
     const int64_t near = energy.near(c, chains), both = (l.block_floats + near) * 4;
     l.near = near && both <= (p.blocks <= processors ? most_bytes : wide) ? static_cast<int>(l.block_floats) : 0;
     if (l.near) p.shared_bytes = both;

@@ -353,7 +353,7 @@ class LangevinTransition(Transition):
             self._update(grad, step_size, noise_std, k, **self.clamp)
 
     def _again(self, step_size: Any, noise_std: Any) -> bool:
-        """Whether a schedule's step has the coefficients of the one before: then its ops are bound, which takes longer."""
+        """Whether a schedule's step has the coefficients of the one before, and its ops are bound (which takes long)."""
         if self.rng is not None:
             return False
         now = {"step_size": step_size, "noise_std": noise_std}
