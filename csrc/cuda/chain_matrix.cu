@@ -11,8 +11,9 @@ struct DenseGaussians {
     static int64_t packed(const ChainParams& c) { return c.dim + up_to_four(c.dim) * c.dim + 4; }
     static HD int64_t matrix_size(int64_t dim) { return up_to_four(dim) * dim; }
     static HD float packed_at(const ChainParams& c, int64_t i) {
-        if (i < matrix_size(c.dim)) return filled_up(c.parameters + c.dim, c.dim, c.dim, true, i);
-        return i < matrix_size(c.dim) + c.dim ? c.parameters[i - matrix_size(c.dim)] : 0.0f;
+        const int64_t mu = i - matrix_size(c.dim), column = i / up_to_four(c.dim), row = i % up_to_four(c.dim);
+        if (mu >= 0) return mu < c.dim ? c.parameters[mu] : 0.0f;
+        return row < c.dim ? c.parameters[c.dim + row * c.dim + column] : 0.0f;
     }
     static HD int64_t scratch(const ChainParams& c, int chains) { return 2 * up_to_four(c.dim) * chains; }
     static double work(const ChainParams& c) { return 1.5 * static_cast<double>(c.dim) * static_cast<double>(c.dim); }

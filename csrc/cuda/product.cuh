@@ -10,13 +10,6 @@ namespace {
 
 HD inline int64_t up_to_four(int64_t n) { return (n + 3) / 4 * 4; }
 
-// What lies behind q.p + from, as rows x columns or transposed, columns filled up with zeros: element i of it.
-HD inline float filled_up(const float* from, int64_t rows, int64_t columns, bool transposed, int64_t i) {
-    const int64_t width = up_to_four(transposed ? rows : columns), r = i / width, k = i % width;
-    if (transposed) return k < rows ? from[k * columns + r] : 0.0f;
-    return k < columns ? from[r * columns + k] : 0.0f;
-}
-
 template <bool NEAR, class T>
 __device__ inline T read(const T* at) {
     if constexpr (NEAR) return *at;

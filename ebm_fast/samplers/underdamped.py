@@ -201,7 +201,7 @@ class UnderdampedTransition(Transition):
             for k in range(num_steps):
                 if self._bound is None or self.sampler.has_schedule():
                     noise_std = self._noise_std(state.age + k)
-                    if self._bound is None or not repeated(noise_std, self._bound_to):
+                    if not repeated(noise_std, self._bound_to):
                         self._bound, self._bound_to = self._bind(noise_std), noise_std
                 move, look = self._bound
                 if look is not None:

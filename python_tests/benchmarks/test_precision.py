@@ -36,5 +36,7 @@ def test_autocast_is_as_the_page_says(name):
 @pytest.mark.parametrize("name", ["NCE", "DenoisingScoreMatching", "DenoisingScoreMatching, score network"])
 def test_compiling_is_as_the_page_says(name):
     torch._dynamo.reset()
-    found = precision.verdict(precision.measure(name, compiled=True), 1e-4)
-    assert found.partition(":")[0] == ROWS[name][0].partition(":")[0]  # why not, each version of torch says in its own words
+    found, said = precision.verdict(precision.measure(name, compiled=True), 1e-4), ROWS[name][0]
+    if torch.__version__ < (2, 13):  # than the page's, which says why not in words of its own
+        found, said = found.partition(":")[0], said.partition(":")[0]
+    assert found == said

@@ -169,7 +169,8 @@ def test_script_draws_its_picture(script, tmp_path, monkeypatch):
     figure = runpy.run_path(str(script), run_name="__main__")["picture"]
     assert callable(figure)
     drawn, shown = (matplotlib.image.imread(path) for path in (target, ROOT / "docs/images/samplers" / f"{script.stem}.png"))
-    assert max(abs(a - b) for a, b in zip(drawn.shape[:2], shown.shape[:2])) <= 1  # versions of matplotlib round another way
+    rounding = 0 if matplotlib.__version_info__[:2] >= (3, 11) else 1  # older versions round a side another way
+    assert max(abs(a - b) for a, b in zip(drawn.shape[:2], shown.shape[:2])) <= rounding
     # Other rounding moves a chain, not what the picture looks like: brightness on a grid of 8 x 8 fields.
     height, width = (min(sides) // 8 * 8 for sides in zip(drawn.shape[:2], shown.shape[:2]))
 
