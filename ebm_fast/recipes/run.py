@@ -43,7 +43,7 @@ def run(config: Config, out: Path, *, resume: bool = False, progress: bool = Tru
         return _run(config, out, resume, progress, rank)
     finally:
         if rank.world > 1:
-            torch.distributed.destroy_process_group()
+            distributed.stop()
 
 
 def _run(config: Config, out: Path, resume: bool, progress: bool, rank: Rank) -> Tensor | None:

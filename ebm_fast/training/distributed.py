@@ -54,6 +54,21 @@ def start(device: torch.device | str = "cpu") -> Rank:
     return Rank(dist.get_rank(), dist.get_world_size(), device)
 
 
+def stop() -> None:
+    """Leave the processes that `start` joined; nothing for a single one.
+
+    The last group stays in memory. Otherwise a DistributedDataParallel that outlives it would be the one to end gloo's threads,
+    and wait for them forever: it holds the interpreter, which they need to let go of the last message's tensor.
+    """
+    global _left
+    if dist.is_available() and dist.is_initialized():
+        _left = dist.group.WORLD
+        dist.destroy_process_group()
+
+
+_left: object = None
+
+
 def world_size() -> int:
     """Processes that have joined; 1 where none have."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
