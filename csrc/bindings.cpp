@@ -204,12 +204,12 @@ Schedule schedule(double value, Pointer values, int64_t chain_stride, int64_t st
     return {value, at<const float>(values), chain_stride, step_stride};
 }
 
-ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer grad, Pointer momentum, Pointer scale,
-                         Pointer leapfrogs_at, Pointer divergence_step, Pointer norm_sum, Pointer samples, Pointer energies,
-                         Pointer hamiltonians, Pointer counters, Pointer mean, Pointer squares, Pointer rng, Schedule step_size,
-                         Schedule noise_std, Schedule beta, Schedule persistence, int64_t chains, int64_t dim, int energy_kind,
-                         std::vector<int64_t> integers, int transition, int64_t steps, int64_t thin, int64_t count,
-                         int64_t leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard,
+ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer grad, Pointer momentum, Pointer proposal,
+                         Pointer scale, Pointer leapfrogs_at, Pointer divergence_step, Pointer norm_sum, Pointer samples,
+                         Pointer energies, Pointer hamiltonians, Pointer counters, Pointer mean, Pointer squares, Pointer rng,
+                         Schedule step_size, Schedule noise_std, Schedule beta, Schedule persistence, int64_t chains, int64_t dim,
+                         int energy_kind, std::vector<int64_t> integers, int transition, int64_t steps, int64_t thin,
+                         int64_t count, int64_t leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard,
                          std::vector<double> numbers, uint64_t seed, uint64_t step, uint32_t chain_offset, int precision) {
     ChainParams p{};
     p.stream = {seed, step, 0, chain_offset, at<const int64_t>(rng)};
@@ -217,7 +217,8 @@ ChainParams chain_params(Pointer x, Pointer parameters, Pointer energy, Pointer 
     p.energy_kind = static_cast<EnergyKind>(energy_kind), p.transition = static_cast<TransitionKind>(transition);
     for (size_t i = 0; i < integers.size() && i < 8; ++i) p.integers[i] = integers[i];
     p.parameters = at<const float>(parameters), p.x = at<float>(x), p.energy = at<float>(energy), p.grad = at<float>(grad);
-    p.momentum = at<float>(momentum), p.scale = at<const float>(scale), p.leapfrogs_at = at<const int32_t>(leapfrogs_at);
+    p.momentum = at<float>(momentum), p.proposal = at<float>(proposal), p.scale = at<const float>(scale);
+    p.leapfrogs_at = at<const int32_t>(leapfrogs_at);
     p.divergence_step = at<int64_t>(divergence_step), p.norm_sum = at<double>(norm_sum), p.samples = at<float>(samples);
     p.energies = at<float>(energies), p.hamiltonians = at<double>(hamiltonians), p.counters = at<double>(counters);
     p.mean = at<float>(mean), p.squares = at<float>(squares);

@@ -67,7 +67,7 @@ def add_moments(mean, squares, x, count, exists):
     "count", "leapfrogs", "seed", "step", "chain_offset", "chains",
 ])  # fmt: skip
 def chain_kernel(
-    x, parameters, energy, grad, momentum, scale, step_size_at, noise_std_at, beta_at, persistence_at, leapfrogs_at,
+    x, parameters, energy, grad, momentum, ending, scale, step_size_at, noise_std_at, beta_at, persistence_at, leapfrogs_at,
     divergence_step, norm_sum, samples, energies, hamiltonians, counters, mean, squares, rng, step_size, noise_std, beta,
     persistence, step_size_row: tl.int64, noise_std_row: tl.int64, beta_row: tl.int64, persistence_row: tl.int64,
     max_error: tl.int64, heavy_ball, prior_precision, grad_clip, grad_clip_norm, step_lo, step_hi, noise_lo, noise_hi, steps,
@@ -198,6 +198,9 @@ def chain_kernel(
                 before = 0.5 * square_sum(fresh, BLOCK)
                 proposal, end, e_new, h = trajectory(y, fresh, g, q, s, b, length, scale, ENERGY, BLOCK)
                 after = 0.5 * square_sum(end, BLOCK)
+                if ending is not None:
+                    store_event(ending + at, proposal, exists)
+                    p = end
             accepted, probability, hamiltonian, divergent = decide(
                 e, e_new, before, after, b, chain, rng, seed, step + t, ACCEPT, chain_offset, limit, BLOCK
             )
@@ -263,10 +266,10 @@ def strides(at: torch.Tensor | None) -> tuple[int, int]:
 
 def chain_(
     x: torch.Tensor, parameters: torch.Tensor, energy: torch.Tensor | None, grad: torch.Tensor | None,
-    momentum: torch.Tensor | None, scale: torch.Tensor | None, step_size_at: torch.Tensor | None,
-    noise_std_at: torch.Tensor | None, beta_at: torch.Tensor | None, persistence_at: torch.Tensor | None,
-    leapfrogs_at: torch.Tensor | None, divergence_step: torch.Tensor | None, norm_sum: torch.Tensor | None,
-    samples: torch.Tensor | None, energies: torch.Tensor | None, hamiltonians: torch.Tensor | None,
+    momentum: torch.Tensor | None, proposal: torch.Tensor | None, scale: torch.Tensor | None,
+    step_size_at: torch.Tensor | None, noise_std_at: torch.Tensor | None, beta_at: torch.Tensor | None,
+    persistence_at: torch.Tensor | None, leapfrogs_at: torch.Tensor | None, divergence_step: torch.Tensor | None,
+    norm_sum: torch.Tensor | None, samples: torch.Tensor | None, energies: torch.Tensor | None, hamiltonians: torch.Tensor | None,
     counters: torch.Tensor | None, mean: torch.Tensor | None, squares: torch.Tensor | None, rng: torch.Tensor | None,
     energy_kind: str, integers: list[int], transition: str, steps: int, thin: int, count: int, leapfrogs: int, carried: bool,
     finish: bool, flip: bool, noise_first: bool, guard: bool, step_size: float, noise_std: float, beta: float,
@@ -278,10 +281,10 @@ def chain_(
     per_chain, per_step = zip(*map(strides, (step_size_at, noise_std_at, beta_at, persistence_at)))
     with on_device_of(x):
         chain_kernel[grid](
-            x, parameters, energy, grad, momentum, scale, step_size_at, noise_std_at, beta_at, persistence_at, leapfrogs_at,
-            divergence_step, norm_sum, samples, energies, hamiltonians, counters, mean, squares, rng, step_size, noise_std, beta,
-            persistence, *per_step, *as_passed(torch.float64, max_error), heavy_ball, prior, clip, clip_norm, step_lo, step_hi,
-            noise_lo, noise_hi, steps, thin, count, leapfrogs, seed, step, chain_offset, x.shape[0],
+            x, parameters, energy, grad, momentum, proposal, scale, step_size_at, noise_std_at, beta_at, persistence_at,
+            leapfrogs_at, divergence_step, norm_sum, samples, energies, hamiltonians, counters, mean, squares, rng, step_size,
+            noise_std, beta, persistence, *per_step, *as_passed(torch.float64, max_error), heavy_ball, prior, clip, clip_norm,
+            step_lo, step_hi, noise_lo, noise_hi, steps, thin, count, leapfrogs, seed, step, chain_offset, x.shape[0],
             *shape_of(registered(energy_kind), x), block, *per_chain, transition, carried, flip, noise_first, guard,
             noise_std_at is not None or noise_std != 0.0, transition == "langevin" and momentum is not None,
             clip != math.inf, clip_norm != math.inf, step_lo != -math.inf or step_hi != math.inf,

@@ -44,6 +44,7 @@ struct ChainParams {
     float* energy;  // # (n,) or null: E at x
     float* grad;  // # (n, *event) or null: gradient at x
     float* momentum;  // # (n, *event) or null: whitened momentum, or the heavy ball's velocity
+    float* proposal;  // # (n, *event) or null: where the last trajectory ended, with `momentum` (hmc without flip: written only)
     const float* scale;  // # (*event) or null: sigma
     bool carried;  // energy and grad hold the values at x when the call begins
     bool finish;  // energy and grad are wanted when the call ends (accept/reject samplers have them anyway)

@@ -161,7 +161,7 @@ HD inline void hmc_step(Machine& machine, const ChainParams& c, const Arrays<V, 
         for (int g = 0; g < G; ++g) {
             const V last = fma(-(half[g] * sigma), a.proposal_grad[i * G + g], p[i * G + g]);
             after.add(g, last, last);
-            if (c.flip) p[i * G + g] = last;
+            if (c.momentum) p[i * G + g] = last;
         }
     }
     EBM_FAST_UNROLL

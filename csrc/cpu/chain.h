@@ -271,6 +271,7 @@ struct ChainTile {
         }
         store_rows(share, index, a.x, c.x);
         if (c.momentum) store_rows(share, index, a.momentum, c.momentum);
+        if (c.proposal) store_rows(share, index, a.proposal, c.proposal);
         if (c.mean) store_rows(share, index, mean, c.mean), store_rows(share, index, squares, c.squares);
         if (c.energy) store_numbers(index, status.energy, c.energy);
         if (c.grad && with_grad) store_rows(share, index, a.grad, c.grad);

@@ -205,6 +205,7 @@ struct ChainThread {
         if (exists) {
             store(a.x, c.x);
             if (c.momentum) store(a.momentum, c.momentum);
+            if (c.proposal) store(a.proposal, c.proposal);
             if (c.mean) store(mean, c.mean), store(squares, c.squares);
             if (c.grad && with_grad) store(a.grad, c.grad);
         }

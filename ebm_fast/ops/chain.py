@@ -84,9 +84,10 @@ def _impl(x: Tensor, parameters: Tensor, *args: Any) -> None:
 
 
 _SCHEMA = (
-    "chain_(Tensor(a!) x, Tensor parameters, Tensor(b!)? energy, Tensor(c!)? grad, Tensor(d!)? momentum, Tensor? scale, "
-    "Tensor? step_size_at, Tensor? noise_std_at, Tensor? beta_at, Tensor? persistence_at, Tensor? leapfrogs_at, "
-    "Tensor(e!)? divergence_step, Tensor(f!)? norm_sum, Tensor(g!)? samples, Tensor(h!)? energies, Tensor(i!)? hamiltonians, "
+    "chain_(Tensor(a!) x, Tensor parameters, Tensor(b!)? energy, Tensor(c!)? grad, Tensor(d!)? momentum, "
+    "Tensor(m!)? proposal, Tensor? scale, Tensor? step_size_at, Tensor? noise_std_at, Tensor? beta_at, "
+    "Tensor? persistence_at, Tensor? leapfrogs_at, Tensor(e!)? divergence_step, Tensor(f!)? norm_sum, "
+    "Tensor(g!)? samples, Tensor(h!)? energies, Tensor(i!)? hamiltonians, "
     "Tensor(j!)? counters, Tensor(k!)? mean, Tensor(l!)? squares, Tensor? rng, str energy_kind, int[] integers, str transition, "
     "int steps, int thin, int count, int leapfrogs, bool carried, bool finish, bool flip, bool noise_first, bool guard, "
     "float step_size, float noise_std, float beta, float persistence, float[] numbers, SymInt seed, SymInt step, "
@@ -156,6 +157,7 @@ def chain_(
     max_error: float = _INF,
     scale: Tensor | None = None,  # (*event)
     momentum: Tensor | None = None,  # (n, *event)
+    proposal: Tensor | None = None,  # (n, *event)
     energy: Tensor | None = None,  # (n,)
     grad: Tensor | None = None,  # (n, *event)
     carried: bool = False,
@@ -202,6 +204,8 @@ def chain_(
             whose numbers nobody looks at.
         scale: sigma (*event), float32.
         momentum: carried momentum (hmc with flip, baoab) or velocity (langevin's heavy ball), like x.
+        proposal: x' of the last step's trajectory, accepted or not (hmc without flip), and its momentum there in `momentum`, both
+            like x and written only.
         energy, grad: E (n,) and its gradient (n, *event) at x after the last step, written where given (the gradient not by
             transitions that know none: "random_walk", and "langevin" with `noise_first`); `carried`: they hold those of x at the
             beginning, which saves one evaluation.
@@ -248,14 +252,17 @@ def chain_(
     checks.event_like(scale, "scale", x)
     for pair, name in ((step_bounds, "step_bounds"), (noise_bounds, "noise_bounds")):
         checks.bounds(pair, name)
-    carries = flip or transition == "baoab" or (transition == "langevin" and heavy_ball != 0.0)
+    if proposal is not None and (transition != "hmc" or flip):
+        raise ValueError("proposal is where a trajectory of transition 'hmc' without flip ended; leave it out")
+    carries = flip or proposal is not None or transition == "baoab" or (transition == "langevin" and heavy_ball != 0.0)
     if carries and momentum is None:
-        raise ValueError("momentum must be given, a tensor like x that carries it from call to call")
+        raise ValueError("momentum must be given, a tensor like x for it")
     if not carries and momentum is not None:
         raise ValueError(f"momentum is not carried by {transition!r}, flip={flip}, heavy_ball={heavy_ball:g}; leave it out")
     like, single, double = tuple(x.shape), torch.float32, torch.float64
     for t, name, shape, dtype in (
-        (momentum, "momentum", like, single), (grad, "grad", like, single), (energy, "energy", (n,), single),
+        (momentum, "momentum", like, single), (proposal, "proposal", like, single), (grad, "grad", like, single),
+        (energy, "energy", (n,), single),
         (divergence_step, "divergence_step", (n,), torch.int64), (norm_sum, "norm_sum", (n,), double),
         (samples, "samples", (kept, *like), single), (energies, "energies", (kept, n), single),
         (hamiltonians, "hamiltonians", (kept, n), double), (counters, "counters", (n, COUNTERS), double),
@@ -280,8 +287,8 @@ def chain_(
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, x)
     guard = divergence_step is not None and transition in ("langevin", "baoab")
-    _op(x, descriptor.parameters, energy, grad, momentum, scale, s_at, c_at, b_at, p_at, lengths, divergence_step, norm_sum,
-        samples, energies, hamiltonians, counters, mean, squares, rng, descriptor.kind, list(descriptor.integers), transition,
-        steps, thin, count, leapfrogs, carried, energy is not None or grad is not None, flip, noise_first, guard, s, c, b, p,
-        numbers, signed64(seed), step, chain_offset, _precision(descriptor), backend or "auto")  # fmt: skip
+    _op(x, descriptor.parameters, energy, grad, momentum, proposal, scale, s_at, c_at, b_at, p_at, lengths, divergence_step,
+        norm_sum, samples, energies, hamiltonians, counters, mean, squares, rng, descriptor.kind, list(descriptor.integers),
+        transition, steps, thin, count, leapfrogs, carried, energy is not None or grad is not None, flip, noise_first, guard, s,
+        c, b, p, numbers, signed64(seed), step, chain_offset, _precision(descriptor), backend or "auto")  # fmt: skip
     return x

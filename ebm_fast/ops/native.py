@@ -320,17 +320,17 @@ def _schedule(number: float, at: Tensor | None) -> Any:
 
 
 def _chain_args(
-    x: Tensor, parameters: Tensor, energy: Tensor | None, grad: Tensor | None, momentum: Tensor | None, scale: Tensor | None,
-    step_size_at: Tensor | None, noise_std_at: Tensor | None, beta_at: Tensor | None, persistence_at: Tensor | None,
-    leapfrogs_at: Tensor | None, divergence_step: Tensor | None, norm_sum: Tensor | None, samples: Tensor | None,
-    energies: Tensor | None, hamiltonians: Tensor | None, counters: Tensor | None, mean: Tensor | None, squares: Tensor | None,
-    rng: Tensor | None, energy_kind: str, integers: list[int], transition: str, steps: int, thin: int, count: int,
-    leapfrogs: int, carried: bool, finish: bool, flip: bool, noise_first: bool, guard: bool, step_size: float,
-    noise_std: float, beta: float, persistence: float, numbers: list[float], seed: int, step: int, chain_offset: int,
-    precision: str,
+    x: Tensor, parameters: Tensor, energy: Tensor | None, grad: Tensor | None, momentum: Tensor | None,
+    proposal: Tensor | None, scale: Tensor | None, step_size_at: Tensor | None, noise_std_at: Tensor | None,
+    beta_at: Tensor | None, persistence_at: Tensor | None, leapfrogs_at: Tensor | None, divergence_step: Tensor | None,
+    norm_sum: Tensor | None, samples: Tensor | None, energies: Tensor | None, hamiltonians: Tensor | None,
+    counters: Tensor | None, mean: Tensor | None, squares: Tensor | None, rng: Tensor | None, energy_kind: str,
+    integers: list[int], transition: str, steps: int, thin: int, count: int, leapfrogs: int, carried: bool, finish: bool,
+    flip: bool, noise_first: bool, guard: bool, step_size: float, noise_std: float, beta: float, persistence: float,
+    numbers: list[float], seed: int, step: int, chain_offset: int, precision: str,
 ) -> tuple:  # fmt: skip
-    pointers = (x, parameters, energy, grad, momentum, scale, leapfrogs_at, divergence_step, norm_sum, samples, energies,
-                hamiltonians, counters, mean, squares, rng)  # fmt: skip
+    pointers = (x, parameters, energy, grad, momentum, proposal, scale, leapfrogs_at, divergence_step, norm_sum, samples,
+                energies, hamiltonians, counters, mean, squares, rng)  # fmt: skip
     return (
         *map(address, pointers), _schedule(step_size, step_size_at), _schedule(noise_std, noise_std_at),
         _schedule(beta, beta_at), _schedule(persistence, persistence_at), *_shape(x), ENERGIES.index(energy_kind),

@@ -125,14 +125,14 @@ def _at(number: float, at: Tensor | None, t: int) -> Tensor | float:
 
 
 def chain_(
-    x: Tensor, parameters: Tensor, energy: Tensor | None, grad: Tensor | None, momentum: Tensor | None, scale: Tensor | None,
-    step_size_at: Tensor | None, noise_std_at: Tensor | None, beta_at: Tensor | None, persistence_at: Tensor | None,
-    leapfrogs_at: Tensor | None, divergence_step: Tensor | None, norm_sum: Tensor | None, samples: Tensor | None,
-    energies: Tensor | None, hamiltonians: Tensor | None, counters: Tensor | None, mean: Tensor | None, squares: Tensor | None,
-    rng: Tensor | None, energy_kind: str, integers: list[int], transition: str, steps: int, thin: int, count: int,
-    leapfrogs: int, carried: bool, finish: bool, flip: bool, noise_first: bool, guard: bool, step_size: float,
-    noise_std: float, beta: float, persistence: float, numbers: list[float], seed: int, step: int, chain_offset: int,
-    precision: str,
+    x: Tensor, parameters: Tensor, energy: Tensor | None, grad: Tensor | None, momentum: Tensor | None,
+    proposal: Tensor | None, scale: Tensor | None, step_size_at: Tensor | None, noise_std_at: Tensor | None,
+    beta_at: Tensor | None, persistence_at: Tensor | None, leapfrogs_at: Tensor | None, divergence_step: Tensor | None,
+    norm_sum: Tensor | None, samples: Tensor | None, energies: Tensor | None, hamiltonians: Tensor | None,
+    counters: Tensor | None, mean: Tensor | None, squares: Tensor | None, rng: Tensor | None, energy_kind: str,
+    integers: list[int], transition: str, steps: int, thin: int, count: int, leapfrogs: int, carried: bool, finish: bool,
+    flip: bool, noise_first: bool, guard: bool, step_size: float, noise_std: float, beta: float, persistence: float,
+    numbers: list[float], seed: int, step: int, chain_offset: int, precision: str,
 ) -> None:  # fmt: skip
     n = x.shape[0]
     dim = x.numel() // n
@@ -143,7 +143,7 @@ def chain_(
         return native(x) + offset
 
     y = x.view(n, dim)  # the chain itself: every op below works on it in place
-    p = y.new_zeros(n, dim) if momentum is None else momentum.view(n, dim)
+    p = y.new_zeros(n, dim) if momentum is None or proposal is not None else momentum.view(n, dim)
     sigma = None if scale is None else scale.reshape(dim)
     e, g = value_and_grad(function, y)
     xp, counts = torch.empty_like(y), y.new_zeros(n, 5, dtype=torch.float64) if counters is None else counters
@@ -201,6 +201,10 @@ def chain_(
             for _ in range(1, leapfrogs if leapfrogs_at is None else int(leapfrogs_at[t])):
                 leapfrog_(xp, p, value_and_grad(function, xp)[1], sigma, b * s, s, 0.0, 0.0)
             e_new, g_new = value_and_grad(function, xp)
+            if proposal is not None and momentum is not None:
+                proposal.copy_(xp.view_as(x))
+                momentum.copy_(p.view_as(x))
+                leapfrog_(xp.clone(), momentum.view(n, dim), g_new, sigma, b * s / 2, tensor(0.0), 0.0, 0.0)
             metropolis_(y, xp, e, e_new, g, g_new, p, before if flip else None, kinetic, sigma, None, counts, b * s / 2, b, rng,
                         0.0, 1.0, max_error, PURPOSES["accept"], seed, step + t, chain_offset)  # fmt: skip
         else:

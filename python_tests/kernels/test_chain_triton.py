@@ -57,6 +57,8 @@ def run(target: Any, x: Tensor, backend: str, steps: int, device: str, **options
         out["hamiltonians"] = torch.full((kept, n), math.nan, dtype=wide)
     if options["transition"] == "baoab" or options.get("flip") or options.get("heavy_ball"):
         out["momentum"] = normal(*x.shape, seed=9)
+    elif options["transition"] == "hmc" and options.get("leapfrogs", 1) != 1:
+        out["momentum"], out["proposal"] = torch.full_like(x, math.nan), torch.full_like(x, math.nan)
     out |= options
     out = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in out.items()}
     x = x.clone().to(device)
@@ -76,7 +78,7 @@ def assert_same_chain(a: SimpleNamespace, b: SimpleNamespace, tolerance: float =
     for name in ("samples", "x", "mean"):
         ours, true = getattr(a, name), getattr(b, name)
         assert ((ours - true).abs() / (1 + true.abs())).max().item() <= tolerance, name
-    for name in ("energies", "energy", "grad", "hamiltonians", "counters", "norm_sum", "momentum", "squares"):
+    for name in ("energies", "energy", "grad", "hamiltonians", "counters", "norm_sum", "momentum", "proposal", "squares"):
         if getattr(a, name, None) is not None:
             torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=3e-5, atol=1e-4)
 

@@ -107,6 +107,8 @@ def run(target: SimpleNamespace, x: Tensor, backend: str = "cpu", steps: int = K
         out["hamiltonians"] = torch.full((kept, n), math.nan, dtype=torch.float64)
     if options["transition"] == "baoab" or options.get("flip") or options.get("heavy_ball"):
         out["momentum"] = normal(*x.shape, seed=9)
+    elif options["transition"] == "hmc" and options.get("leapfrogs", 1) != 1:
+        out["momentum"], out["proposal"] = torch.full_like(x, math.nan), torch.full_like(x, math.nan)
     out.update(options)
     x = x.clone()
     chain_(x, target, steps=steps, backend=backend, **out)
@@ -118,7 +120,7 @@ def assert_same_chain(a: SimpleNamespace, b: SimpleNamespace, tolerance: float =
     assert torch.equal(a.counters[:, 1:3], b.counters[:, 1:3])
     assert ((a.samples - b.samples).abs() / (1 + b.samples.abs())).max().item() <= tolerance
     assert ((a.energies - b.energies).abs() / (1 + b.energies.abs())).max().item() <= 3 * tolerance
-    for name in ("hamiltonians", "counters", "norm_sum", "momentum"):
+    for name in ("hamiltonians", "counters", "norm_sum", "momentum", "proposal"):
         if hasattr(a, name):
             torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=3e-5, atol=1e-4)
 
@@ -196,7 +198,7 @@ def test_a_chain_is_the_same_however_it_is_cut(name, move):
     """Bitwise: threads, batch, order of calls, carried energies, thinning."""
     target, size = TARGETS[name]
     options = {**MOVES[move], "step_size": step_of(move, size), "seed": 3}
-    x0 = start(target, 150)
+    x0, carries = start(target, 150), move in ("ghmc", "baoab")
     threads = torch.get_num_threads()
     whole = run(target, x0, **options)
     try:
@@ -207,14 +209,17 @@ def test_a_chain_is_the_same_however_it_is_cut(name, move):
     assert torch.equal(again.samples, whole.samples)
     for first, last in ((0, 1), (17, 60), (149, 150)):
         part = {**options, "chain_offset": first}
-        if hasattr(whole, "momentum"):
+        if carries:
             part["momentum"] = normal(150, target.dim, seed=9)[first:last].clone()
-        assert torch.equal(run(target, x0[first:last], **part).samples, whole.samples[:, first:last])
+        piece = run(target, x0[first:last], **part)
+        assert torch.equal(piece.samples, whole.samples[:, first:last])
+        for end in ("momentum", "proposal") if move == "hmc" else ():
+            assert torch.equal(getattr(piece, end), getattr(whole, end)[first:last])
     for carry in (False, True):
         x, energy, grad = x0.clone(), torch.empty(150), torch.empty_like(x0)
         parts = []
         rest = {k: v for k, v in options.items() if k != "seed"}
-        if hasattr(whole, "momentum"):
+        if carries:
             rest["momentum"] = normal(150, target.dim, seed=9)
         for step, steps in ((0, 1), (1, 29), (30, 20)):
             parts.append(torch.empty(steps, *x.shape))
@@ -357,6 +362,9 @@ def test_the_stationary_law_of_a_long_run():
         ({"leapfrogs": 0}, ValueError, "leapfrogs must be at least 1"),
         ({"flip": True}, ValueError, "momentum must be given"),
         ({"momentum": torch.zeros(4, 2)}, ValueError, "momentum is not carried"),
+        ({"proposal": torch.zeros(4, 2)}, ValueError, "momentum must be given"),
+        ({"proposal": torch.zeros(4, 2), "transition": "baoab"}, ValueError, "proposal is where a trajectory"),
+        ({"proposal": torch.zeros(4, 3), "momentum": torch.zeros(4, 2)}, ValueError, "proposal must be a contiguous tensor"),
         ({"carried": True}, ValueError, "carried=True needs energy and grad"),
         ({"samples": torch.empty(3, 4, 2)}, ValueError, r"samples must be .*\(10, 4, 2\)"),
         ({"mean": torch.zeros(4, 2)}, ValueError, "mean and squares go together"),
