@@ -200,6 +200,22 @@ ScatterParams scatter_params(Pointer target, Pointer slots, Pointer x, int64_t c
     return {chains, dim, size, static_cast<DType>(dtype), at<void>(target), at<const int64_t>(slots), at<const void>(x)};
 }
 
+AdaptParams adapt_params(Pointer x, Pointer counters, Pointer average, Pointer average_count, Pointer step_size, Pointer mean,
+                         Pointer squares, Pointer count, Pointer search, Pointer length, Pointer before, Pointer proposal,
+                         Pointer momentum, Pointer scale, Pointer space, int64_t chains, int64_t dim, int dtype, int64_t groups,
+                         double target, double shrinkage, double least, double fraction, double longest) {
+    AdaptParams p{};
+    p.chains = chains, p.dim = dim, p.dtype = static_cast<DType>(dtype);
+    p.x = at<const void>(x), p.counters = at<const double>(counters);
+    p.average = at<double>(average), p.average_count = at<double>(average_count), p.step_size = at<void>(step_size);
+    p.groups = groups, p.target = target, p.shrinkage = shrinkage, p.least = least;
+    p.mean = at<double>(mean), p.squares = at<double>(squares), p.count = at<double>(count);
+    p.search = at<double>(search), p.length = at<double>(length), p.before = at<void>(before);
+    p.proposal = at<const void>(proposal), p.momentum = at<const void>(momentum), p.scale = at<const void>(scale);
+    p.space = at<double>(space), p.fraction = fraction, p.longest = longest;
+    return p;
+}
+
 Schedule schedule(double value, Pointer values, int64_t chain_stride, int64_t step_stride) {
     return {value, at<const float>(values), chain_stride, step_stride};
 }
@@ -277,6 +293,7 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "randperm_cpu", randperm_params, randperm_cpu);
     bind(m, "gather_cpu", gather_params, gather_cpu);
     bind(m, "scatter_cpu", scatter_params, scatter_cpu);
+    bind(m, "adapt_cpu", adapt_params, adapt_cpu);
     py::class_<Schedule>(m, "Schedule").def(py::init(&schedule)).def_property_readonly("fields", [](const Schedule& s) {
         return py::make_tuple(s.value, reinterpret_cast<Pointer>(s.at), s.chain_stride, s.step_stride);
     });
@@ -304,6 +321,7 @@ PYBIND11_MODULE(_C, m) {
     bind(m, "randperm_cuda", randperm_params, randperm_cuda);
     bind(m, "gather_cuda", gather_params, gather_cuda);
     bind(m, "scatter_cuda", scatter_params, scatter_cuda);
+    bind(m, "adapt_cuda", adapt_params, adapt_cuda);
     py::class_<CudaPlace>(m, "CudaPlace").def(py::init<uintptr_t, uintptr_t>());
     bind(m, "chain_cuda", chain_params, chain_cuda);
     m.def("chain_cuda_space", with_params(chain_params, chain_cuda_space));

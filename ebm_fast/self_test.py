@@ -119,6 +119,17 @@ def _buffer(on: Bench) -> tuple[Tensor, Tensor]:
     return rows, ops.scatter_(source, slots, written, **on.backend)
 
 
+def _adapt(on: Bench) -> tuple[Tensor, ...]:
+    search, average = on.zeros(4) + 0.3, on.zeros(4, 1) - 0.5
+    mean, squares, numbers = on.zeros(*SHAPE[1:]), on.zeros(*SHAPE[1:]), [on.zeros() + 3.0 for _ in range(3)]
+    counters, step_size = on.zeros(N, 5), torch.tensor(0.4, device=on.device)
+    counters[:, 3] = on.normal(6, N).abs() / 4.0
+    ops.adapt_(on.normal(1), counters, average=average, average_count=numbers[0], step_size=step_size, least=0.01, mean=mean,
+               squares=squares, count=numbers[1], search=search, length=numbers[2], before=on.normal(2), proposal=on.normal(3),
+               momentum=on.normal(4), **on.backend)  # fmt: skip
+    return search, average, step_size, mean, squares, numbers[2]
+
+
 def _chain(on: Bench) -> tuple[Tensor, ...]:
     with torch_seeded(0):
         descriptor = MLPEnergy(5, (7, 6)).to(on.device).descriptor()
@@ -142,11 +153,12 @@ RESULTS: dict[str, Callable[[Bench], tuple[Tensor, ...]]] = {
     "gather_": lambda on: _buffer(on)[:1],
     "scatter_": lambda on: _buffer(on)[1:],
     "chain_": _chain,
+    "adapt_": _adapt,
 }
 EXACT = ("bits_", "uniform_", "rademacher_", "randperm_")
 UPDATE_TOLERANCE = 2e-6  # float32, a few operations
 CHAIN_TOLERANCE = 2e-5  # of a dozen gradients
-MISSING = {("chain_", "triton")}  # then plain PyTorch runs it
+MISSING = {("chain_", "triton"), ("adapt_", "triton")}  # then plain PyTorch runs it
 
 
 def _bound(op: str, truth: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ OPS = {
     "guard_": ("guard", native._guard_args),
     "perturb_": ("perturb", native._perturb_args), "randperm_": ("randperm", native._randperm_args),
     "gather_": ("gather", native._gather_args), "scatter_": ("scatter", native._scatter_args),
+    "adapt_": ("adapt", native._adapt_args),
 }  # fmt: skip
 NUMBERS = {
     "int64_t": ctypes.c_int64, "uint64_t": ctypes.c_uint64, "uint32_t": ctypes.c_uint32, "double": ctypes.c_double,

@@ -107,6 +107,7 @@ def test_json_is_json_and_the_table_names_every_op(capsys):
         ("baoab_", "baoab_"),
         ("swap_", "swap_"),
         ("moments_", "moments_"),
+        ("adapt_", "adapt_"),
     ],
 )
 def test_a_planted_fault_is_found(function, op, monkeypatch, capsys, fresh_routes):
@@ -117,7 +118,7 @@ def test_a_planted_fault_is_found(function, op, monkeypatch, capsys, fresh_route
 
         def slightly_wrong(x: torch.Tensor, *args):
             result = run(x, *args)
-            written = args[0] if name in ("propose_", "moments_") else x
+            written = args[{"adapt_": 4}.get(name, 0)] if name in ("propose_", "moments_", "adapt_") else x
             target = written if result is None else result
             target.view(-1)[-1] += 1e-5 if target.is_floating_point() else 1
             return result

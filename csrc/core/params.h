@@ -169,6 +169,32 @@ struct MomentsParams {
     int64_t count;
 };
 
+// What a warm-up learns from one proposal of all chains: step size, diagonal mass, trajectory length; each null where it stays.
+struct AdaptParams {
+    int64_t chains, dim;
+    DType dtype;
+    const void* x;  // # (n, *event): the states after the decision
+    const double* counters;  // # (n, 5), of metropolis_: the fourth is the acceptance probability
+    double* average;  // # (4, groups): log e, its average, mean error, mu; chain i belongs to group i mod groups
+    double* average_count;  // # ()
+    void* step_size;  // # () of one group, else (n,), in x's type
+    int64_t groups;
+    double target, shrinkage;
+    double least;  // probabilities count as at least this in the harmonic mean of a group; 0: the plain mean
+    double* mean;  // # (*event)
+    double* squares;  // # (*event)
+    double* count;  // # (): states in mean and squares
+    double* search;  // # (4,): log T, its average, second moment of the slope, count
+    double* length;  // # (): T
+    void* before;  // # (n, *event): the states before the proposal; becomes x
+    const void* proposal;  // # (n, *event)
+    const void* momentum;  // # (n, *event): at the proposal, whitened
+    const void* scale;  // # (*event) or null
+    double* space;  // # (n + 3 dim,) or null where `search` is
+    double fraction;  // h: the trajectory had the length h T
+    double longest;  // steps of a trajectory
+};
+
 // y_i = x_{i / copies} + sigma_i scale z_i;  noise = z
 struct PerturbParams {
     Stream stream;

@@ -25,6 +25,12 @@ struct CpuKernels {
     void (*randperm)(const RandpermParams&, int64_t begin, int64_t end);
     void (*gather)(const GatherParams&, int64_t begin, int64_t end);
     void (*scatter)(const ScatterParams&, int64_t begin, int64_t end);
+    void (*adapt_weights)(const AdaptParams&, double* weight, int64_t begin, int64_t end);
+    double (*adapt_sum)(const double* values, int64_t n);
+    void (*adapt_centres)(const AdaptParams&, const double* weight, double total, double* centre, int64_t begin, int64_t end);
+    void (*adapt_slopes)(const AdaptParams&, const double* centre, double* weight, int64_t begin, int64_t end);
+    void (*adapt_step_sizes)(const AdaptParams&);
+    void (*adapt_moments)(const AdaptParams&, int64_t begin, int64_t end);
 };
 
 extern const CpuKernels baseline_kernels, avx2_kernels, avx512_kernels;

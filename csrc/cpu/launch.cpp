@@ -1,6 +1,8 @@
 #include "launch.h"
 
+#include <algorithm>
 #include <stdexcept>
+#include "../core/adapt.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "tiles.h"
@@ -159,6 +161,29 @@ void gather_cpu(const GatherParams& p, int threads) {
 void scatter_cpu(const ScatterParams& p, int threads) {
     const CpuKernels* k = current();
     parallel_for(p.chains, grain_of_chains(PLAIN, p.dim), 1, threads, [&](int64_t b, int64_t e) { k->scatter(p, b, e); });
+}
+
+void adapt_cpu(const AdaptParams& p, int threads) {
+    const CpuKernels* k = current();
+    const int64_t by_chains = grain_of_chains(PLAIN / 8, p.dim), by_elements = grain_of_chains(PLAIN / 8, p.chains);
+    if (p.search) {
+        double *weight = p.space, *centre = weight + p.chains;
+        parallel_for(p.chains, by_chains, 8, threads, [&](int64_t b, int64_t e) { k->adapt_weights(p, weight, b, e); });
+        const double total = std::max(k->adapt_sum(weight, p.chains), 1e-10);
+        parallel_for(p.dim, by_elements, 8, threads,
+                     [&](int64_t b, int64_t e) { k->adapt_centres(p, weight, total, centre, b, e); });
+        parallel_for(p.chains, by_chains, 8, threads, [&](int64_t b, int64_t e) { k->adapt_slopes(p, centre, weight, b, e); });
+        // Over all chains: trajectories that blew up would count in full if the few left were weighted to 1.
+        const double slope = k->adapt_sum(weight, p.chains) / static_cast<double>(p.chains) * p.fraction * *p.length;
+        const bool wide = p.dtype == DType::float64;
+        const double step = wide ? *static_cast<const double*>(p.step_size) : *static_cast<const float*>(p.step_size);
+        *p.length = seek_length(p.search, slope, ::log(step), p.longest);
+    }
+    if (p.average) k->adapt_step_sizes(p);
+    if (p.mean) {
+        parallel_for(p.dim, by_elements, 8, threads, [&](int64_t b, int64_t e) { k->adapt_moments(p, b, e); });
+        *p.count += static_cast<double>(p.chains);
+    }
 }
 
 std::vector<std::string> available_isas() {

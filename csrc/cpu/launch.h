@@ -20,6 +20,7 @@ void perturb_cpu(const PerturbParams& params, int threads);
 void randperm_cpu(const RandpermParams& params, int threads);
 void gather_cpu(const GatherParams& params, int threads);
 void scatter_cpu(const ScatterParams& params, int threads);
+void adapt_cpu(const AdaptParams& params, int threads);
 void chain_cpu(const ChainParams& params, int threads);
 bool chain_in_lanes(EnergyKind kind, int64_t dim);      // whether the lanes hold elements of one chain, else chains
 void math_cpu(int function, const float* x, float* y, int64_t n);      // of core/math.h, for tests

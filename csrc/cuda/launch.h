@@ -19,6 +19,7 @@ void perturb_cuda(const PerturbParams& params, uintptr_t stream);
 void randperm_cuda(const RandpermParams& params, uintptr_t stream);
 void gather_cuda(const GatherParams& params, uintptr_t stream);
 void scatter_cuda(const ScatterParams& params, uintptr_t stream);
+void adapt_cuda(const AdaptParams& params, uintptr_t stream);
 
 // A run of steps may take several launches. `workspace`: device memory of as many bytes as chain_cuda_space says, at a multiple of 256.
 struct CudaPlace {

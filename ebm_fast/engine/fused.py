@@ -104,8 +104,7 @@ def transition(energy: EnergyFunction, sampler: Any, state: ChainState, descript
 class FusedTransition:
     """Advances the state of a sampler's step-by-step transition by `chain_`; all else is that transition's.
 
-    The two share all memory: state, carried energies and gradients, counters. Steps that adapt are taken one by one, those
-    of an adapter that looks inside the proposals by the transition itself.
+    The two share all memory: state, carried energies and gradients, counters. Steps that adapt are taken one by one.
     """
 
     def __init__(self, steps: Any, descriptor: Any, backend: str | None) -> None:
@@ -131,23 +130,18 @@ class FusedTransition:
                 self.run(count)
                 num_steps -= count
                 continue
-            if adapter.needs_proposals:
-                self.steps.advance(1)
-                self.native = False
-            else:
-                adapter.begin(state)
-                self.run(1)
-                adapter.update(self.steps, state.age - 1)
-                if state.age == state.warmup_until:
-                    adapter.freeze(self.steps)
-                    self.steps.forget_coefficients()
+            adapter.begin(state)
+            self._call(1)
+            adapter.update(self.steps, state.age - 1)
+            if state.age == state.warmup_until:
+                adapter.freeze(self.steps)
+                self.steps.forget_coefficients()
             num_steps -= 1
 
     @property
     def evaluates_anew(self) -> bool:
         """Whether its first steps take no energy or gradient that is carried."""
-        adapter, state = getattr(self.steps, "adapter", None), self.state
-        return not self.native and (adapter is None or not adapter.needs_proposals or state.age >= state.warmup_until)
+        return not self.native
 
     def run(self, num_steps: int) -> None:
         """num_steps steps that adapt nothing, in calls of at most about a fifth of a second: the chain is the same. Nobody waits

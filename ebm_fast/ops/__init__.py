@@ -1,5 +1,6 @@
 """The fused ops: validation, documentation and choice of backend; one module per op."""
 
+from .adapt import adapt_
 from .backend import BackendError, use_backend
 from .baoab import baoab_
 from .chain import chain_
@@ -20,6 +21,7 @@ from .swap import swap_
 __all__ = [
     "PURPOSES",
     "BackendError",
+    "adapt_",
     "baoab_",
     "bits_",
     "chain_",

@@ -23,7 +23,7 @@ MODULES = {
     "noise_": "noise", "langevin_step_": "langevin", "event_norm": "norm", "propose_": "proposal", "leapfrog_": "leapfrog",
     "metropolis_": "metropolis", "baoab_": "baoab", "swap_": "swap", "moments_": "moments",
     "guard_": "guard", "perturb_": "perturb", "randperm_": "randperm", "gather_": "gather", "scatter_": "scatter",
-    "chain_": "chain",
+    "chain_": "chain", "adapt_": "adapt",
 }  # fmt: skip
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 class BackendError(RuntimeError):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference.adapt import adapt_
 from ..reference.norm import add_norms
 from .backend import native
 from .chain import PRECISIONS, TRANSITIONS
@@ -305,6 +306,33 @@ def scatter_cpu(target: Tensor, *args: Any) -> None:
 
 def scatter_cuda(target: Tensor, *args: Any) -> None:
     _on_cuda(target.device, _C.scatter_cuda, *_scatter_args(target, *args))
+
+
+MOST_SUMMED = 2**16  # chains: torch sums over more by more thread blocks than one for every few elements
+
+
+def _adapt_args(
+    x: Tensor, counters: Tensor, average: Tensor | None, average_count: Tensor | None, step_size: Tensor | None,
+    mean: Tensor | None, squares: Tensor | None, count: Tensor | None, search: Tensor | None, length: Tensor | None,
+    before: Tensor | None, space: Tensor | None, proposal: Tensor | None, momentum: Tensor | None, scale: Tensor | None,
+    target: float, shrinkage: float, longest: float, least: float, fraction: float,
+) -> tuple:  # fmt: skip
+    return (
+        x.data_ptr(), counters.data_ptr(), address(average), address(average_count), address(step_size), address(mean),
+        address(squares), address(count), address(search), address(length), address(before), address(proposal),
+        address(momentum), address(scale), address(space), *_shape(x), DTYPES[x.dtype],
+        1 if average is None else average.size(1), target, shrinkage, least, fraction, longest,
+    )  # fmt: skip
+
+
+def adapt_cpu(x: Tensor, *args: Any) -> None:
+    _C.adapt_cpu(*_adapt_args(x, *args), threads())
+
+
+def adapt_cuda(x: Tensor, *args: Any) -> None:
+    if x.size(0) > MOST_SUMMED:
+        return adapt_(x, *args)
+    _on_cuda(x.device, _C.adapt_cuda, *_adapt_args(x, *args))
 
 
 ENERGIES = ("gaussian_diagonal", "gaussian_dense", "mixture", "gamma", "double_well", "rosenbrock", "funnel", "ring", "phi_four",

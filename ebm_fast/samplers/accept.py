@@ -195,7 +195,7 @@ class AcceptReject(Transition):
         return {"step_size": step_size, "beta": beta}
 
     def forget_coefficients(self) -> None:
-        self._coefficients = None
+        self._coefficients = self._bound = None
 
     def chain_done(self, plan: dict[str, Any], num_steps: int) -> None:
         self._count(num_steps)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,12 +13,12 @@ from torch import Tensor
 
 from ..engine.state import ChainState
 from ..ops import checks
+from ..ops.adapt import adapt_steps
 from .base import kind_of
 
-# t0 and kappa of Hoffman and Gelman 2014. Their gamma = 0.05 and mu = log 10 e suit the noisy acceptance of one chain. The mean
-# over many chains is a steep function of log e almost without noise, which that gain overshoots tenfold each way, and the
-# average of such iterates comes out too small (acceptance 0.91 for 0.8).
-_T0, _DECAY = 10.0, 0.75
+# Hoffman and Gelman's gamma = 0.05 and mu = log 10 e (2014) suit the noisy acceptance of one chain. The mean over many chains is
+# a steep function of log e almost without noise, which that gain overshoots tenfold each way, and the average of such iterates
+# comes out too small (acceptance 0.91 for 0.8).
 _SHRINKAGE_OF_ONE, _SHRINKAGE_OF_MANY = 0.05, 0.2
 _LEAST = 0.01  # acceptance that a chain standing still counts for in the harmonic mean
 _LEARNING = ("dual_averaging", "dual_count", "mass_mean", "mass_squares", "mass_count")  # of use during the warm-up alone
@@ -65,7 +67,8 @@ class Adaptation:
         return Adapter(self, sampler, state)
 
 
-def windows(start: int, stop: int) -> tuple[int, list[int]]:
+@lru_cache(maxsize=8)
+def windows(start: int, stop: int) -> tuple[int, tuple[int, ...]]:
     """Age of the first mass window, and the ages after which the mass is set.
 
     An opening of 75 steps, windows of 25, 50, 100, ..., and 50 steps for the step size alone; in proportion (15 %, 75 %, 10 %)
@@ -80,16 +83,17 @@ def windows(start: int, stop: int) -> tuple[int, list[int]]:
             end = last
         ends.append(end)
         at, width = end, 2 * width
-    return start + opening, ends
+    return start + opening, tuple(ends)
 
 
 class Adapter:
     """The adaptation of one run. Everything it knows is in `state.extra`, so that a warm-up resumes exactly."""
 
-    needs_proposals = False  # whether it looks at proposals and momenta, beyond acceptance and states
+    needs_proposals = False  # whether it looks at where trajectories end, beyond acceptance and states
 
     def __init__(self, settings: Adaptation, sampler: Any, state: ChainState) -> None:
         self.settings, self.sampler = settings, sampler
+        self._bound: dict[bool, Callable[[float, float], None]] = {}  # by whether the mass learns too
         self.kind = kind_of(sampler)
         self.target = settings.target_accept or sampler.target_accept
         n = state.x.shape[0]
@@ -130,7 +134,8 @@ class Adapter:
 
     def _publish(self, extra: dict[str, Tensor], log_step: Tensor, x: Tensor) -> None:
         step = log_step.exp().to(x.dtype)
-        extra["step_size"] = step[0] if self.groups == 1 else step.repeat(x.shape[0] // self.groups)
+        extra["step_size"] = step[0].clone() if self.groups == 1 else step.repeat(x.shape[0] // self.groups)
+        self._bound.clear()
 
     def _forget_moments(self, extra: dict[str, Tensor], x: Tensor) -> None:
         event = x.shape[1:]
@@ -139,50 +144,60 @@ class Adapter:
         shape = (d, d) if self.settings.mass == "dense" else event
         extra["mass_squares"] = torch.zeros(shape, dtype=torch.float64, device=x.device)
         extra["mass_count"] = torch.zeros((), dtype=torch.float64, device=x.device)
+        self._bound.clear()
 
     def update(self, transition: Any, age: int) -> None:
         """Learn from the proposal that was just decided, the step at `age`."""
         state = transition.state
         first, ends = windows(state.warmup_from, state.warmup_until)
         last = ends[-1] if ends else state.warmup_from
+        settling = ends[-2] if len(ends) > 1 else last
+        gathers = self.settings.mass is not None and first <= age < last
+        self._learn(transition, age, age >= settling, gathers)
+        if self.settings.step_size and age + 1 == settling and self.settings.mass is None:
+            self._begin(state.extra, state.extra["dual_averaging"][0].exp(), state.x, 0.0)
+        if gathers and age + 1 in ends:
+            self._set_mass(state, transition)
+
+    def _learn(self, transition: Any, age: int, settling: bool, gathers: bool) -> None:
+        state, dense = transition.state, self.settings.mass == "dense"
+        if self.settings.step_size or (gathers and not dense):
+            key = gathers and not dense
+            if key not in self._bound:
+                self._bound[key] = adapt_steps(state.x, transition.counters, backend=transition.backend, target=self.target,
+                                               shrinkage=self.shrinkage, **self._tensors(transition, key))  # fmt: skip
+            self._bound[key](self.least(settling, state.x.shape[0]), self._fraction(age))
+        if gathers and dense:
+            self._gather_dense(state)
+
+    def _tensors(self, transition: Any, gathers: bool) -> dict[str, Any]:
+        """What `adapt_` learns from and writes."""
+        extra, found = transition.state.extra, {}
         if self.settings.step_size:
-            settling = ends[-2] if len(ends) > 1 else last
-            self._step(state, self.acceptance(transition.counters[:, 3], settling=age >= settling))
-            if age + 1 == settling and self.settings.mass is None:
-                self._begin(state.extra, state.extra["dual_averaging"][0].exp(), state.x, 0.0)
-        if self.settings.mass is not None and first <= age < last:
-            self._gather(state)
-            if age + 1 in ends:
-                self._set_mass(state, transition)
+            found = {"average": extra["dual_averaging"], "average_count": extra["dual_count"], "step_size": extra["step_size"]}
+        if gathers:
+            found |= {"mean": extra["mass_mean"], "squares": extra["mass_squares"], "count": extra["mass_count"]}
+        return found
 
-    def acceptance(self, probability: Tensor, settling: bool) -> Tensor:
-        """Acceptance of each group of chains: the mean, harmonic before the last window. (n,) -> (groups,)"""
-        groups = probability.view(-1, self.groups)
-        return groups.mean(0) if settling or len(groups) == 1 else 1.0 / (1.0 / groups.clamp(min=_LEAST)).mean(0)
+    def least(self, settling: bool, chains: int) -> float:
+        """What an acceptance counts as at least in the harmonic mean over a group of chains; 0 for the mean."""
+        return 0.0 if settling or chains == self.groups else _LEAST
 
-    def _step(self, state: ChainState, acceptance: Tensor) -> None:
-        log, average, error, mu = state.extra["dual_averaging"]
-        count = state.extra["dual_count"].add_(1.0)
-        weight = 1.0 / (count + _T0)
-        error.lerp_(self.target - acceptance, weight)
-        log.copy_(mu - count.sqrt() / self.shrinkage * error)
-        average.lerp_(log, count**-_DECAY)
-        self._publish(state.extra, log, state.x)
+    def _fraction(self, age: int) -> float:
+        """Of the trajectory length that the proposal had."""
+        return 1.0
 
-    def _gather(self, state: ChainState) -> None:
+    def _gather_dense(self, state: ChainState) -> None:
         """Chan's update of mean and squares by the n states of this step."""
         extra, n = state.extra, state.x.shape[0]
         x = state.x.double()
         mean = x.mean(0)
-        centred = x - mean
+        flat = (x - mean).view(n, -1)
         before = extra["mass_count"]
         total = before + n
         apart = mean - extra["mass_mean"]
-        if self.settings.mass == "dense":
-            flat, gap = centred.view(n, -1), apart.view(-1)
-            extra["mass_squares"] += flat.T @ flat + torch.outer(gap, gap) * (before * n / total)
-        else:
-            extra["mass_squares"] += centred.square().sum(0) + apart.square() * (before * n / total)
+        gap = apart.view(-1)
+        extra["mass_squares"] += flat.T @ flat + torch.outer(gap, gap) * (before * n / total)
         extra["mass_mean"] += apart * (n / total)
         extra["mass_count"] = total
 

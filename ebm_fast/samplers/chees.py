@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..engine.state import ChainState
 from ..ops import checks
 from .adaptation import Adaptation, Adapter
-
-_RATE, _BETA2, _EPS = 0.025, 0.95, 1e-8  # Adam on log T
-
 
 _INDICES = 1024  # numbers of the sequence made at once
 
@@ -88,49 +83,25 @@ class ChEESAdapter(Adapter):
         extra, x = state.extra, state.x
         if "chees" not in extra:
             start = extra.get("trajectory_length", extra["step_size"].double() * self.sampler.num_leapfrog)
-            extra["trajectory_length"] = start
+            extra["trajectory_length"] = start.clone()
             # log T, its average, Adam's second moment, count
             log, none = start.log(), torch.zeros_like(start)
             extra["chees"] = torch.stack((log, log, none, none))
             extra["chees_before"] = x.clone()
 
-    def acceptance(self, probability: Tensor, settling: bool) -> Tensor:
-        return 1.0 / (1.0 / probability.clamp(min=1e-10)).mean(0, keepdim=True)
+    def _tensors(self, transition: Any, gathers: bool) -> dict[str, Any]:
+        extra = transition.state.extra
+        return {
+            **super()._tensors(transition, gathers), "search": extra["chees"], "length": extra["trajectory_length"],
+            "before": extra["chees_before"], "proposal": transition.proposal, "momentum": transition.momentum,
+            "scale": transition.scale(), "longest": self.most,
+        }  # fmt: skip
 
-    def update(self, transition: Any, age: int) -> None:
-        state = transition.state
-        extra, n = state.extra, state.x.shape[0]
-        weight = transition.counters[:, 3]
-        kick, scale = transition.coefficients(age)["half"], transition.scale()
-        if isinstance(kick, Tensor) and kick.ndim:
-            kick = kick.view(-1, *[1] * (state.x.ndim - 1))
-        # In whitened coordinates, x / sigma: else the element of the widest scale alone decides.
-        sigma = 1.0 if scale is None else scale.view(-1).double()
-        before = extra["chees_before"].view(n, -1).double() / sigma
-        proposed = transition.proposal.view(n, -1).double() / sigma
-        velocity = transition.momentum - kick * (transition.end_grad if scale is None else scale * transition.end_grad)
-        velocity = velocity.view(n, -1).double()
-        finite = torch.isfinite(proposed).all(1) & torch.isfinite(velocity).all(1) & (weight > 0)
-        weight = weight * finite
-        total = weight.sum().clamp(min=1e-10)
-        proposed, velocity = proposed.where(finite[:, None], before), velocity.where(finite[:, None], 0.0)
-        centre = (weight[:, None] * proposed).sum(0) / total
-        apart, apart_before = proposed - centre, before - before.mean(0)
-        change = apart.square().sum(1) - apart_before.square().sum(1)
-        length = halton(age)[0] * extra["trajectory_length"]
-        # Over all chains: trajectories that blew up would count in full if the few left were weighted to 1.
-        slope = (weight * change * (apart * velocity).sum(1)).sum() / n * length
-        log, average, second, count = extra["chees"]
-        count.add_(1.0)
-        second.lerp_(slope.square(), 1.0 - _BETA2)
-        move = _RATE * slope / ((second / (1.0 - _BETA2**count)).sqrt() + _EPS)
-        log.add_(move.nan_to_num(0.0).clamp(-0.35, 0.35))
-        steps = extra["step_size"].double().log()
-        log.clamp_(steps, steps + math.log(self.most))
-        average.lerp_(log, count**-0.5)
-        extra["trajectory_length"] = log.exp()
-        super().update(transition, age)
-        extra["chees_before"].copy_(state.x)
+    def least(self, settling: bool, chains: int) -> float:
+        return 1e-10
+
+    def _fraction(self, age: int) -> float:
+        return halton(age)[0]
 
     def _set_mass(self, state: ChainState, transition: Any) -> None:
         """The first mass matrix changes the unit of time, and the criterion of a Gaussian has a maximum every half period: the
@@ -140,7 +111,7 @@ class ChEESAdapter(Adapter):
         super()._set_mass(state, transition)
         if first:
             extra["chees"].zero_()
-            extra["trajectory_length"] = torch.ones_like(extra["trajectory_length"])
+            extra["trajectory_length"].fill_(1.0)
 
     def freeze(self, transition: Any) -> None:
         super().freeze(transition)

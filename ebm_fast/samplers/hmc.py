@@ -253,10 +253,19 @@ class HMCTransition(AcceptReject):
     def scale(self) -> Tensor | None:
         return self._scale
 
-    def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
+    def beta(self, age: int) -> Any:
+        beta = super().beta(age)
         if isinstance(beta, float) and beta >= _FROZEN:
             raise ValueError("temperature must be above 0 for a sampler with a momentum; Langevin and random walks can freeze")
-        return {"half": 0.5 * beta * step_size, "kick": beta * step_size, "drift": step_size, "beta": beta}
+        return beta
+
+    def drift(self, step_size: Any) -> Any:
+        """Size of a leapfrog step."""
+        return step_size
+
+    def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
+        e = self.drift(step_size)
+        return {"half": 0.5 * beta * e, "kick": beta * e, "drift": e, "beta": beta}
 
     def coefficients(self, age: int) -> dict[str, Any]:
         if not self.sampler.step_jitter:
@@ -272,8 +281,10 @@ class HMCTransition(AcceptReject):
         return uniform_numbers(self.state.seed, self.state.step + age - self.state.age, count, "jitter", element)
 
     def schedules(self, num_steps: int) -> dict[str, Any]:
-        moving = AcceptRejectSampler.coefficients_move(self.sampler) or self.state.adapting
-        if num_steps == 1 or not self.sampler.step_jitter or moving:
+        jitter, moving = self.sampler.step_jitter, AcceptRejectSampler.coefficients_move(self.sampler) or self.state.adapting
+        if num_steps == 1 and not jitter:
+            return {"step_size": self.drift(self.step_size(self.state.age)), "beta": self.beta(self.state.age)}
+        if num_steps == 1 or not jitter or moving:
             return super().schedules(num_steps)
         # All at once: on a GPU an op a proposal would take longer than the proposal.
         age, x = self.state.age, self.state.x
@@ -307,7 +318,7 @@ class HMCTransition(AcceptReject):
             extra = self.state.extra
             if "trajectory_length" not in extra:
                 return float(self.sampler.num_leapfrog)
-            ratio = float(extra["trajectory_length"] / extra["step_size"].double().mean())
+            ratio = float(extra["trajectory_length"]) / float(extra["step_size"])
             self._ratio = None if adapting else ratio
             return ratio
         return self._ratio
@@ -318,11 +329,16 @@ class HMCTransition(AcceptReject):
         extra = self.state.extra
         varies = self.sampler.leapfrog_jitter or isinstance(getattr(self.sampler, "adapt", None), ChEES)
         lengths = self.lengths(self.state.age, num_steps if varies else 1)
+        ends = {"proposal": self.proposal, "momentum": self.momentum} if self._shows_ends() else {}
         return {
-            "transition": "hmc", **self.schedules(num_steps), "leapfrogs": lengths if len(lengths) > 1 else lengths[0],
+            "transition": "hmc", **ends, **self.schedules(num_steps), "leapfrogs": lengths if len(lengths) > 1 else lengths[0],
             "max_error": self.sampler.max_error, "scale": self._scale, "energy": extra["energy"], "grad": extra["grad"],
             "carried": True, "counters": self.counters,
         }  # fmt: skip
+
+    def _shows_ends(self) -> bool:
+        """Whether the warm-up looks at where trajectories end: at `proposal` and `momentum`."""
+        return self.adapter is not None and self.adapter.needs_proposals and self.state.adapting
 
     def along(self, grad: Tensor) -> Tensor:
         """What kicks: g, or M^-1 g of a dense mass, where a velocity is kicked. # (n, *event)"""
@@ -331,16 +347,17 @@ class HMCTransition(AcceptReject):
         return torch.mm(grad.view(grad.shape[0], -1), self._dense[0], out=self._kick).view(grad.shape)
 
     def bind(self, c: dict[str, Any]) -> Any:
-        """Start, a step, the last kick of a velocity (else None), decision."""
+        """Start, a step, the last kick where the decision does not make it (else None), decision."""
         x, q, p, scale, extra, stream = self.state.x, self.proposal, self.momentum, self._scale, self.state.extra, self.stream()
         _, factor, inverse_factor = self._dense or (None, None, None)
         dense = factor is not None
+        whole = dense or self._shows_ends()  # the last half kick by itself
         start = propose_steps(x, proposal=q, momentum=p, scale=scale, factor=factor, kinetic=self.kinetic, kick=c["half"],
                               drift=c["drift"], **stream)  # fmt: skip
         leap = leapfrog_steps(q, p, kick=c["kick"], drift=c["drift"], scale=scale, backend=self.backend)
-        end = leapfrog_steps(q, p, kick=c["half"], drift=0.0, backend=self.backend) if dense else None
+        end = leapfrog_steps(q, p, kick=c["half"], drift=0.0, scale=scale, backend=self.backend) if whole else None
         decide = metropolis_steps(x, q, extra["energy"], grad=extra["grad"], momentum=p, kinetic=self.kinetic, scale=scale,
-                                  inverse_factor=inverse_factor, counters=self.counters, kick=0.0 if dense else c["half"],
+                                  inverse_factor=inverse_factor, counters=self.counters, kick=0.0 if whole else c["half"],
                                   beta=c["beta"], max_error=self.sampler.max_error, **stream)  # fmt: skip
         return start, leap, end, decide
 
@@ -350,10 +367,10 @@ class HMCTransition(AcceptReject):
         start(self.along(self.state.extra["grad"]), step)
         for _ in range(self.num_leapfrog(age) - 1):
             leap(self.along(self.energy.gradient(q)))
-        energy, self.end_grad = self.value_and_grad(q)
+        energy, end_grad = self.value_and_grad(q)
         if end is not None:
-            end(self.along(self.end_grad))
-        decide(energy, self.end_grad, step)
+            end(self.along(end_grad))
+        decide(energy, end_grad, step)
 
     def hamiltonian_now(self) -> Tensor | None:
         return self.counters[:, 4]
@@ -362,10 +379,9 @@ class HMCTransition(AcceptReject):
 class MALATransition(HMCTransition):
     """Step size s is a leapfrog step of sqrt(2 s)."""
 
-    def derive(self, step_size: Any, beta: Any) -> dict[str, Any]:
+    def drift(self, step_size: Any) -> Any:
         # x - s g / T: the kick's half step times the drift is s beta
-        drift = (2.0 * step_size).sqrt() if isinstance(step_size, Tensor) else math.sqrt(2.0 * step_size)
-        return super().derive(drift, beta)
+        return (2.0 * step_size).sqrt() if isinstance(step_size, Tensor) else math.sqrt(2.0 * step_size)
 
 
 class GHMCTransition(HMCTransition):

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KERNELS = {
     "langevin.cu": 16, "noise.cu": 10, "norm.cu": 16, "proposal.cu": 26, "leapfrog.cu": 4, "metropolis.cu": 14, "baoab.cu": 4,
     "swap.cu": 14, "moments.cu": 4, "guard.cu": 16, "perturb.cu": 8, "randperm.cu": 1, "gather.cu": 16, "scatter.cu": 16,
+    "adapt.cu": 20,
     "chain.cu": 0, "chain_simple.cu": 26, "chain_shapes.cu": 30, "chain_mixture.cu": 13,
     "chain_matrix.cu": 6, "chain_mlp.cu": 3, "chain_tensor.cu": 6,
 }  # instantiations each  # fmt: skip
