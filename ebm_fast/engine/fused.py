@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..ops import user_energy
 from ..ops.backend import why_not as why_not_backend
 from ..ops.backend import wish
-from ..ops.chain import chain_
+from ..ops.chain import chain_, chain_steps
 from .energy import Energy, EnergyFunction
 from .keep import Kept, Moments, Pace, first_guess
 from .state import ChainState, StepInfo
@@ -101,6 +101,13 @@ def transition(energy: EnergyFunction, sampler: Any, state: ChainState, descript
     return FusedTransition(steps, descriptor, backend)
 
 
+def _same(plan: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether what is bound to the second does what the first asks for: tensors are read anew at each step."""
+    return plan.keys() == before.keys() and all(
+        a is b or (not isinstance(a, Tensor) and type(a) is type(b) and a == b) for a, b in zip(plan.values(), before.values())
+    )
+
+
 class FusedTransition:
     """Advances the state of a sampler's step-by-step transition by `chain_`; all else is that transition's.
 
@@ -109,6 +116,8 @@ class FusedTransition:
 
     def __init__(self, steps: Any, descriptor: Any, backend: str | None) -> None:
         self.steps, self.descriptor, self.backend = steps, descriptor, backend
+        self._bound: Callable[[int, int], None]
+        self._bound_to: dict[str, Any] = {}
         self.native = False  # whether energy and gradient that are carried were computed by native code
 
     @property
@@ -131,7 +140,8 @@ class FusedTransition:
                 num_steps -= count
                 continue
             adapter.begin(state)
-            self._call(1)
+            if state.x.numel():
+                self._step()
             adapter.update(self.steps, state.age - 1)
             if state.age == state.warmup_until:
                 adapter.freeze(self.steps)
@@ -158,19 +168,36 @@ class FusedTransition:
         """Steps of one call, that the schedules written out for it stay small."""
         return max(1, 2**20 // max(self.state.x.shape[0], 1)) if self.steps.sampler.has_schedule() else 2**62
 
+    def _plan(self, num_steps: int) -> dict[str, Any]:
+        plan: dict[str, Any] = self.steps.chain_plan(num_steps)
+        if plan.get("carried") and not self.native:
+            # Energy and gradient that torch computed for the start may depend on the batch in the last place.
+            plan["carried"] = False
+        self.native = True
+        return plan
+
     def _call(self, num_steps: int, **recorded: Any) -> None:
         state = self.state
         if state.x.numel() and num_steps:
-            plan = self.steps.chain_plan(num_steps)
-            if plan.get("carried") and not self.native:
-                # Energy and gradient that torch computed for the start may depend on the batch in the last place.
-                plan["carried"] = False
-            self.native = True
+            plan = self._plan(num_steps)
             chain_(state.x, self.descriptor, steps=num_steps, seed=state.seed, step=state.step,
                    chain_offset=state.chain_offset, backend=self.backend, **plan, **recorded)  # fmt: skip
             self.steps.chain_done(plan, num_steps)
         state.step += num_steps
         state.age += num_steps
+
+    def _step(self) -> None:
+        """One step, with arguments that are checked when they are others than the step before had."""
+        state, plan = self.state, self._plan(1)
+        leapfrogs = plan.pop("leapfrogs", 1)
+        if not _same(plan, self._bound_to):
+            self._bound_to = plan
+            self._bound = chain_steps(state.x, self.descriptor, seed=state.seed, chain_offset=state.chain_offset,
+                                      backend=self.backend, **plan)  # fmt: skip
+        self._bound(state.step, leapfrogs)
+        self.steps.chain_done(plan, 1)
+        state.step += 1
+        state.age += 1
 
     def record(self, done: int, count: int, thin: int, kept: Kept, average: Moments | None) -> int:
         """At most `count` steps from the `done`-th on, in one call that adapts nothing: whole rows of `thin` steps each, or a

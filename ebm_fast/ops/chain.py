@@ -12,7 +12,7 @@ from torch.autograd.graph import increment_version
 
 from . import checks, user_energy
 from .backend import BackendError, implementation, pick, wish
-from .library import define
+from .library import define, observed
 from .metropolis import COUNTERS
 from .noise import fresh_seed, signed64
 
@@ -94,7 +94,7 @@ _SCHEMA = (
     "SymInt chain_offset, str precision, str backend) -> ()"
 )
 _NAMES = [field.split()[-1] for field in _SCHEMA.partition("(")[2].rpartition(") ->")[0].split(", ")][2:]
-_STEPS, _KIND = _NAMES.index("steps"), _NAMES.index("energy_kind")
+_STEPS, _KIND, _STEP, _LEAPFROGS = map(_NAMES.index, ("steps", "energy_kind", "step", "leapfrogs"))
 _TENSORS = [(i, "!" in field) for i, field in enumerate(_SCHEMA.split(", ")[2:]) if field.startswith("Tensor")]
 _WRITTEN, _READ = ([i for i, written in _TENSORS if written is wanted] for wanted in (True, False))
 _op = define(_SCHEMA, _impl, lambda *args: None)
@@ -224,6 +224,47 @@ def chain_(
         TypeError, ValueError: an argument is of a wrong kind, shape or range, or one that is written overlaps another; nothing
             is then changed.
     """
+    arguments = _arguments(
+        x, descriptor, transition, steps, step_size, noise_std, beta, persistence, leapfrogs, flip, max_error, scale,
+        momentum, proposal, energy, grad, carried, noise_first, heavy_ball, prior_precision, grad_clip, grad_clip_norm,
+        step_bounds, noise_bounds, divergence_step, norm_sum, thin, samples, energies, hamiltonians, counters, mean,
+        squares, count, seed, step, chain_offset, rng, generator, backend,
+    )  # fmt: skip
+    _op(x, descriptor.parameters, *arguments)
+    return x
+
+
+def chain_steps(x: Tensor, descriptor: Descriptor, transition: str, **options: Any) -> Callable[[int, int], None]:
+    """f(step, leapfrogs) that takes the one step that `chain_` takes with these arguments, for loops: checked here, once. Raises
+    as `chain_`."""
+    arguments = _arguments(x, descriptor, transition, **{**(chain_.__kwdefaults__ or {}), **options, "steps": 1})
+    written = ("x", x), *((_NAMES[i], arguments[i]) for i in _WRITTEN if arguments[i] is not None)
+    checks.refuse_unsafe(written, (("parameters", descriptor.parameters), *((_NAMES[i], arguments[i]) for i in _READ)))
+    changed, parameters = [t for _, t in written], descriptor.parameters
+    call = _op if observed() or not x.numel() else None
+    run = call or _runner(x, arguments[-1], descriptor.kind)
+    given = arguments if call else arguments[:-1]
+
+    def take(step: int, leapfrogs: int) -> None:
+        given[_STEP], given[_LEAPFROGS] = step, leapfrogs
+        run(x, parameters, *given)
+        if call is None:
+            increment_version(changed)
+
+    return take
+
+
+def _arguments(
+    x: Tensor, descriptor: Descriptor, transition: str, steps: int, step_size: float | Tensor, noise_std: float | Tensor,
+    beta: float | Tensor, persistence: float | Tensor, leapfrogs: int | Sequence[int], flip: bool, max_error: float,
+    scale: Tensor | None, momentum: Tensor | None, proposal: Tensor | None, energy: Tensor | None, grad: Tensor | None,
+    carried: bool, noise_first: bool, heavy_ball: float, prior_precision: float, grad_clip: float, grad_clip_norm: float,
+    step_bounds: tuple[float, float], noise_bounds: tuple[float, float], divergence_step: Tensor | None,
+    norm_sum: Tensor | None, thin: int, samples: Tensor | None, energies: Tensor | None, hamiltonians: Tensor | None,
+    counters: Tensor | None, mean: Tensor | None, squares: Tensor | None, count: int, seed: int | None, step: int,
+    chain_offset: int, rng: Tensor | None, generator: torch.Generator | None, backend: str | None,
+) -> list[Any]:  # fmt: skip
+    """Of the op behind x and parameters, checked."""
     checks.state(x, "x", dtypes=_FLOAT32)
     check_descriptor(descriptor, x)
     if transition not in TRANSITIONS:
@@ -287,8 +328,9 @@ def chain_(
         seed = 0 if rng is not None else fresh_seed(generator)
     checks.counter(seed, step, chain_offset, rng, x)
     guard = divergence_step is not None and transition in ("langevin", "baoab")
-    _op(x, descriptor.parameters, energy, grad, momentum, proposal, scale, s_at, c_at, b_at, p_at, lengths, divergence_step,
-        norm_sum, samples, energies, hamiltonians, counters, mean, squares, rng, descriptor.kind, list(descriptor.integers),
-        transition, steps, thin, count, leapfrogs, carried, energy is not None or grad is not None, flip, noise_first, guard, s,
-        c, b, p, numbers, signed64(seed), step, chain_offset, _precision(descriptor), backend or "auto")  # fmt: skip
-    return x
+    return [
+        energy, grad, momentum, proposal, scale, s_at, c_at, b_at, p_at, lengths, divergence_step, norm_sum, samples, energies,
+        hamiltonians, counters, mean, squares, rng, descriptor.kind, list(descriptor.integers), transition, steps, thin, count,
+        leapfrogs, carried, energy is not None or grad is not None, flip, noise_first, guard, s, c, b, p, numbers,
+        signed64(seed), step, chain_offset, _precision(descriptor), backend or "auto",
+    ]  # fmt: skip
