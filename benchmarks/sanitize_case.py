@@ -113,6 +113,14 @@ def proposals(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Iterat
     active = torch.arange(n, device=device) % 2 == 0
     yield case(ops.baoab_, x, p, arguments=lambda x, p: ((x, p, grad), {"active": active, **dynamics}))
     yield case(ops.moments_, q, grad.square(), arguments=lambda mean, squares: ((x, mean, squares), {"count": 3}))
+    numbers = [torch.full(s, 0.3, dtype=torch.float64, device=device) for s in ((4, 1), (), shape[1:], shape[1:], (), (4,), ())]
+    step_size, probability = torch.full((), 0.2, dtype=dtype, device=device), torch.full_like(counters, 0.6)
+    names = ("average", "average_count", "mean", "squares", "count", "search", "length", "step_size", "before")
+    yield case(ops.adapt_, *numbers, step_size, x, arguments=lambda *written: (
+        (q, probability), {**dict(zip(names, written)), "proposal": p, "momentum": grad, "scale": scale}))  # fmt: skip
+    groups = [torch.full(s, 0.3, dtype=torch.float64, device=device) for s in ((4, n), ())]
+    yield case(ops.adapt_, *groups, energy, arguments=lambda a, c, step_size: (
+        (q, probability), {"average": a, "average_count": c, "step_size": step_size}))  # fmt: skip
     replicas, energies = (normal(n, 4, *event, seed=8, dtype=dtype, device=device) for event in (shape[1:], ()))
     betas, labels = between(1.0, 0.1, 4, dtype=torch.float64, device=device), torch.arange(4, device=device).repeat(n, 1)
     yield case(ops.swap_, replicas, energies, labels, arguments=lambda x, e, labels: (

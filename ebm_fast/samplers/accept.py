@@ -53,10 +53,26 @@ class AcceptRejectSampler(Sampler):
         return any(is_schedule(getattr(self, name, None)) for name in ("step_size", "temperature"))
 
 
+def _refreshed(bound: Any, now: dict[str, Any], x: Tensor) -> bool:
+    """Write the numbers of a step into the tensors that ops are bound to, where nothing else has changed; whether it did so."""
+    for name, a in bound.items():
+        b = now[name]
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            if a.dtype is not x.dtype or a.shape != b.shape or not a.is_contiguous():  # ops are bound to a copy
+                return False
+        elif isinstance(a, Tensor) or isinstance(b, Tensor) or a != b:
+            return False
+    for name, a in bound.items():
+        if a is not now[name] and isinstance(a, Tensor):
+            a.copy_(now[name])
+    return True
+
+
 class AcceptReject(Transition):
     """Proposals that are accepted or rejected; energies, and gradients where there are, are carried along."""
 
     needs_grad = False
+    reads_anew = True  # whether what `bind` makes reads the coefficients' tensors at each call
     carries_besides: frozenset[str] = frozenset()  # what the steps keep true beside energy and gradient
 
     def __init__(self, sampler: Any, energy: EnergyFunction, state: ChainState, *, backend: str | None,
@@ -87,6 +103,7 @@ class AcceptReject(Transition):
         self._coefficients: dict[str, Any] | None = None
         self._bound: Any = None
         self._bound_to: dict[str, Any] | None = None
+        self._learns = False  # whether what is bound was made of a step size that is being learnt: nobody else's tensors
 
     @property
     def grad(self) -> Tensor:
@@ -131,7 +148,10 @@ class AcceptReject(Transition):
     def bound(self, coefficients: dict[str, Any]) -> Any:
         """What `bind` makes of the coefficients of a step, its ops and their checks; kept while the coefficients are."""
         if self._bound is None or (self._bound_to is not coefficients and not repeated(coefficients, self._bound_to)):
-            self._bound, self._bound_to = self.bind(coefficients), coefficients
+            learning = self.reads_anew and self.adapter is not None and self.adapter.settings.step_size and self.state.adapting
+            fits = learning and self._learns and self._bound is not None
+            if not (fits and _refreshed(self._bound_to, coefficients, self.state.x)):
+                self._bound, self._bound_to, self._learns = self.bind(coefficients), coefficients, learning
         return self._bound
 
     def bind(self, c: dict[str, Any]) -> Any:

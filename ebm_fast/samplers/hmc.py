@@ -385,6 +385,8 @@ class MALATransition(HMCTransition):
 
 
 class GHMCTransition(HMCTransition):
+    reads_anew = False  # sqrt(1 - c^2) is made once
+
     def __init__(self, sampler: Any, energy: EnergyFunction, state: ChainState, *, backend: str | None,
                  rng: Tensor | None) -> None:  # fmt: skip
         super().__init__(sampler, energy, state, backend=backend, rng=rng)
