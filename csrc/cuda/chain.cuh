@@ -194,6 +194,7 @@ struct ChainThread {
             numbers_at(t);
             const bool recorded = --wait == 0;
             take_step<float, 1>(kind, *this, c, a, now, t, l.end, l.finish, recorded, status);
+            if (c.proposal && t + 1 == l.end && exists) store(a.proposal, c.proposal);  // kept, it would spill
             if (c.mean) update_moments<float, 1>(share, c.count + t + 1, a.x, mean, squares);
             if (!recorded) continue;
             if (c.hamiltonians) hamiltonian_now<float, 1>(kind, *this, a, status);
@@ -205,7 +206,6 @@ struct ChainThread {
         if (exists) {
             store(a.x, c.x);
             if (c.momentum) store(a.momentum, c.momentum);
-            if (c.proposal) store(a.proposal, c.proposal);
             if (c.mean) store(mean, c.mean), store(squares, c.squares);
             if (c.grad && with_grad) store(a.grad, c.grad);
         }
