@@ -9,11 +9,12 @@ constexpr int PROBABILITY = 3, COUNTERS_OF_CHAIN = 5;      // metropolis_'s coun
 
 // Nesterov's dual averaging as Hoffman and Gelman (2014) use it, of group g; returns log e of the next step.
 HD inline double dual_average(const AdaptParams& p, int64_t g, double count, double acceptance) {
-    constexpr double T0 = 10.0, DECAY = 0.75;
+    constexpr double T0 = 10.0, DECAY = 0.75, FARTHEST = 80.0;      // e is a number of float32
     double *log_step = p.average + g, *average = log_step + p.groups, *error = average + p.groups;
     const double mu = error[p.groups];
     *error += ((p.target - acceptance) - *error) / (count + T0);
-    *log_step = mu - ::sqrt(count) / p.shrinkage * *error;
+    const double log_e = mu - ::sqrt(count) / p.shrinkage * *error;
+    *log_step = log_e < -FARTHEST ? -FARTHEST : log_e > FARTHEST ? FARTHEST : log_e;
     *average += ::pow(count, -DECAY) * (*log_step - *average);
     return *log_step;
 }
@@ -34,7 +35,7 @@ HD inline void merge_moments(double count, double states, double new_mean, doubl
 // Adam on log T with the slope dE/d log T of ChEES; returns T.
 HD inline double seek_length(double* search, double slope, double log_step, double longest) {
     constexpr double RATE = 0.025, BETA2 = 0.95, TINY = 1e-8, FARTHEST = 0.35;
-    const double count = search[3] += 1.0, sure = slope - slope == 0.0 ? slope : 0.0;
+    const double count = search[3] += 1.0, square = slope * slope, sure = square - square == 0.0 ? slope : 0.0;
     search[2] += (1.0 - BETA2) * (sure * sure - search[2]);
     double move = RATE * sure / (::sqrt(search[2] / (1.0 - ::pow(BETA2, count))) + TINY);
     move = move - move == 0.0 ? move : 0.0;

@@ -123,9 +123,14 @@ __global__ void __launch_bounds__(THREADS) numbers_kernel(const AdaptParams p) {
         return static_cast<T>(::exp(dual_average(p, g, count, acceptance_of(sum / static_cast<double>(members), p.least))));
     };
     __syncthreads();  // all have read the count
-    if (p.average && p.groups == 1) {
-        const double sum = sum_of(members, [&](int64_t i) { return counted(0, i); });
-        if (first) *step_size = settle(0, sum);
+    if (p.average && p.groups < THREADS) {
+        __shared__ T told;
+        for (int64_t g = 0; g < p.groups; ++g) {
+            const double sum = sum_of(members, [&](int64_t i) { return counted(g, i); });
+            if (first) told = settle(g, sum);
+            __syncthreads();
+            for (int64_t i = threadIdx.x; i < (p.groups == 1 ? 1 : members); i += THREADS) step_size[i * p.groups + g] = told;
+        }
     } else if (p.average) {
         for (int64_t g = threadIdx.x; g < p.groups; g += THREADS) {
             double sum = 0.0;

@@ -51,9 +51,12 @@ def why_not(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any
     return plan(energy, sampler, x, condition, backend)[0]
 
 
-def plan(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any] | None, backend: str | None) -> tuple[str, Any]:
+def plan(energy: Energy, sampler: Any, x: Tensor, condition: Mapping[str, Any] | None, backend: str | None,
+         learnt: Mapping[str, Tensor] | None = None) -> tuple[str, Any]:  # fmt: skip
     """(why this chain cannot be run whole by native code, empty if it can; the energy's descriptor, read once for the run)."""
     reason, descriptor = _described(energy)
+    if learnt is not None and "inverse_mass" in learnt and getattr(sampler, "adapt", None) is not None:
+        reason = reason or "the state brings a dense mass matrix, which has no whole-chain form"
     return reason or _unfit(descriptor.kind, sampler, x, condition, backend), descriptor
 
 

@@ -37,15 +37,16 @@ class Sampler(Protocol):
 
 
 def pick_strategy(strategy: str, backend: str | None, energy: Energy, sampler: Sampler, x: Tensor,
-                  condition: Mapping[str, Any] | None) -> tuple[str, str | None, Any]:  # fmt: skip
+                  condition: Mapping[str, Any] | None,
+                  learnt: Mapping[str, Tensor] | None = None) -> tuple[str, str | None, Any]:  # fmt: skip
     """(strategy, backend of its ops, the energy's descriptor where `fused`): `fused` where it can, `graph` for modules on CUDA,
-    `step` otherwise; forced ones are honoured or refused."""
+    `step` otherwise; forced ones are honoured or refused. learnt: what an earlier warm-up left in the state."""
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
     check_energy(energy)
     asked = wish(backend)
     if strategy == "fused" or (strategy == "auto" and hasattr(energy, "descriptor")):
-        reason, descriptor = fused.plan(energy, sampler, x, condition, backend)
+        reason, descriptor = fused.plan(energy, sampler, x, condition, backend, learnt)
         if not reason and (strategy == "fused" or fused.pays(descriptor, x)):
             return "fused", backend, descriptor
         if strategy == "fused":
@@ -254,7 +255,7 @@ def sample(
     guard = on_divergence != "ignore"
     if state.divergence_step is None:
         state.divergence_step = no_divergence(state.x)
-    name, backend, descriptor = pick_strategy(strategy, backend, energy, sampler, state.x, condition)
+    name, backend, descriptor = pick_strategy(strategy, backend, energy, sampler, state.x, condition, state.extra)
     chunked = name == "graph" and strategy == "graph"
     name = "step" if name == "graph" and not chunked else name
 

@@ -131,6 +131,10 @@ def _checked(x: Tensor, counters: Tensor, tensors: tuple[Tensor | None, ...], ta
     for names, part in parts:
         if len({t is None for t in part}) > 1:
             raise ValueError(f"{names} go together: give all or none of them")
+    if average is None and mean is None:
+        raise ValueError("there is nothing to learn: give average or mean, each with its companions")
+    if scale is not None and search is None:
+        raise ValueError("scale is that of the search for a trajectory length; leave it out without search")
     if average is not None:
         groups = average.shape[-1] if isinstance(average, Tensor) and average.ndim == 2 else 0
         if groups < 1 or n % groups:

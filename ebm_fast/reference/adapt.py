@@ -12,6 +12,7 @@ from ..ops.metropolis import COUNTERS
 _PROBABILITY = COUNTERS - 2
 # t0 and kappa of Hoffman and Gelman 2014
 _T0, _DECAY = 10.0, 0.75
+_LONGEST = 80.0  # of log e, a number of float32
 _RATE, _BETA2, _EPS, _FARTHEST = 0.025, 0.95, 1e-8, 0.35  # Adam on log T
 
 
@@ -48,7 +49,7 @@ def _dual_average(average: Tensor, count: Tensor, probability: Tensor, target: f
     log, smooth, error, mu = average
     count += 1.0
     error += (target - acceptance - error) / (count + _T0)
-    log.copy_(mu - count.sqrt() / shrinkage * error)
+    log.copy_((mu - count.sqrt() / shrinkage * error).clamp(-_LONGEST, _LONGEST))
     smooth += count**-_DECAY * (log - smooth)
     return log
 
@@ -70,7 +71,7 @@ def _slope(probability: Tensor, before: Tensor, proposal: Tensor, momentum: Tens
 def _seek(search: Tensor, slope: Tensor, log_step: Tensor, longest: float) -> Tensor:
     """T after a step of Adam."""
     log, smooth, second, count = search
-    slope = slope.where(torch.isfinite(slope), 0.0)
+    slope = slope.where(torch.isfinite(slope.square()), 0.0)
     count += 1.0
     second += (1.0 - _BETA2) * (slope.square() - second)
     move = _RATE * slope / ((second / (1.0 - _BETA2**count)).sqrt() + _EPS)

@@ -58,7 +58,7 @@ def _refreshed(bound: Any, now: dict[str, Any], x: Tensor) -> bool:
     for name, a in bound.items():
         b = now[name]
         if isinstance(a, Tensor) and isinstance(b, Tensor):
-            if a.dtype is not x.dtype or a.shape != b.shape or not a.is_contiguous():  # ops are bound to a copy
+            if a.dtype is not x.dtype or a.device != x.device or a.shape != b.shape or not a.is_contiguous():  # bound to a copy
                 return False
         elif isinstance(a, Tensor) or isinstance(b, Tensor) or a != b:
             return False

@@ -21,7 +21,8 @@ from .base import kind_of
 # comes out too small (acceptance 0.91 for 0.8).
 _SHRINKAGE_OF_ONE, _SHRINKAGE_OF_MANY = 0.05, 0.2
 _LEAST = 0.01  # acceptance that a chain standing still counts for in the harmonic mean
-_LEARNING = ("dual_averaging", "dual_count", "mass_mean", "mass_squares", "mass_count")  # of use during the warm-up alone
+_LEARNING = ("dual_averaging", "dual_count", "mass_mean", "mass_squares", "mass_count", "chees",
+             "chees_before")  # of use during the warm-up alone  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,14 @@ class Adapter:
         extra, x, n = state.extra, state.x, state.x.shape[0]
         if "adapted_for" not in extra:
             extra["adapted_for"] = torch.tensor(self.kind)
-        if self.settings.step_size and "dual_averaging" not in extra:
+        if self.settings.step_size and ("dual_averaging" not in extra or extra["dual_averaging"].shape[1] != self.groups):
             step = torch.as_tensor(extra.get("step_size", self.sampler.step_size), dtype=torch.float64, device=x.device)
+            if step.ndim and self.groups == 1:  # of chains that had one each
+                step = step.log().mean().exp()
             self._begin(extra, step.expand(n if step.ndim else self.groups)[: self.groups].clone(), x, self.boldness)
-        if self.settings.mass is not None and "mass_mean" not in extra:
+        d = x.shape[1:].numel()
+        shape = (d, d) if self.settings.mass == "dense" else x.shape[1:]
+        if self.settings.mass is not None and ("mass_mean" not in extra or extra["mass_squares"].shape != shape):
             self._forget_moments(extra, x)
 
     def _begin(self, extra: dict[str, Tensor], step: Tensor, x: Tensor, boldness: float) -> None:
@@ -212,7 +217,9 @@ class Adapter:
             variances = covariance.diagonal()
             alone = torch.where(variances > 0.0, variances, 1e-3).diag()
             extra["inverse_mass"] = (weight * covariance + (1.0 - weight) * alone).to(x.dtype)
+            extra.pop("scale", None)
         else:
+            extra.pop("inverse_mass", None)
             extra["scale"] = (weight * covariance + 1e-3 * (1.0 - weight)).sqrt().to(x.dtype)
         transition.new_mass()
         self._forget_moments(extra, x)

@@ -114,7 +114,6 @@ class ChEESAdapter(Adapter):
             extra["trajectory_length"].fill_(1.0)
 
     def freeze(self, transition: Any) -> None:
-        super().freeze(transition)
         extra = transition.state.extra
-        extra["trajectory_length"] = extra.pop("chees")[1].exp()
-        del extra["chees_before"]
+        extra["trajectory_length"] = extra["chees"][1].exp()
+        super().freeze(transition)

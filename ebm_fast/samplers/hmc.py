@@ -318,7 +318,9 @@ class HMCTransition(AcceptReject):
             extra = self.state.extra
             if "trajectory_length" not in extra:
                 return float(self.sampler.num_leapfrog)
-            ratio = float(extra["trajectory_length"]) / float(extra["step_size"])
+            length, step = extra["trajectory_length"], extra["step_size"]
+            at_hand = length.is_cpu and not step.ndim  # else one number is waited for, and not two
+            ratio = float(length) / float(step) if at_hand else float(length / step.double().mean())
             self._ratio = None if adapting else ratio
             return ratio
         return self._ratio

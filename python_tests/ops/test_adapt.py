@@ -111,10 +111,11 @@ def test_trajectories_stay_between_a_step_and_the_longest(backend, device):
 
 def test_a_slope_beyond_all_numbers_teaches_nothing(backend, device):
     case = arguments("chees", (8, 3), torch.float64, device)
-    case["proposal"].fill_(1e300)
-    case["proposal"][0] = -1e300
-    ef.ops.adapt_(backend=backend, **case)
-    assert bool(torch.isfinite(case["search"]).all()) and float(case["search"][0]) == 0.2
+    for size in (1e300, 1e75):  # the slope itself, its square
+        case["proposal"] = torch.full_like(case["x"], size)
+        case["proposal"][0] = -size
+        ef.ops.adapt_(backend=backend, **case)
+        assert bool(torch.isfinite(case["search"]).all()) and float(case["search"][0]) == 0.2
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -153,6 +154,9 @@ def test_the_same_on_any_number_of_threads_and_bound(part, backend, device):
         ({"longest": 0.5}, ValueError, "longest must be"),
         ({"shrinkage": 0.0}, ValueError, "shrinkage must be"),
         ({"least": -0.1}, ValueError, "least must be"),
+        ({"average": None, "average_count": None, "step_size": None, "mean": None, "squares": None, "count": None}, ValueError,
+         "there is nothing to learn"),
+        (dict.fromkeys(("search", "length", "before", "proposal", "momentum")), ValueError, "leave it out without search"),
         ({"backend": "cuda"}, ef.BackendError, "backend 'cuda' cannot run this"),
     ],
 )
