@@ -60,6 +60,9 @@ def ops_of_a_proposal(device: str) -> dict[str, Callable[[], object]]:
     replicas, betas = torch.randn(4, 4, 4, device=device), torch.linspace(1.0, 0.1, 4, dtype=torch.float64, device=device)
     hot, squares = torch.zeros(4, 4, device=device), torch.zeros(4, 4, device=device)
     factor, inverse = torch.eye(4, device=device) + 0.1 * torch.ones(4, 4, device=device).triu(1), torch.eye(4, device=device)
+    numbers = [torch.full(s, 0.3, dtype=torch.float64, device=device) for s in ((4, 1), (), (4,), (4,), (), (4,), ())]
+    learnt = dict(zip(("average", "average_count", "mean", "squares", "count", "search", "length"), numbers))
+    learnt |= {"step_size": torch.tensor(0.2, device=device), "before": hot, "proposal": q, "momentum": p}
     stopped, active = torch.full((4,), -1, device=device), torch.ones(4, dtype=torch.bool, device=device)
     return {
         "propose_": lambda: ef.ops.propose_(x, proposal=q, momentum=p, grad=grad, kinetic=kinetic, kick=0.05, drift=0.1, seed=1),
@@ -74,11 +77,12 @@ def ops_of_a_proposal(device: str) -> dict[str, Callable[[], object]]:
         "moments_": lambda: ef.ops.moments_(x, q, squares, count=3),
         "guard_": lambda: ef.ops.guard_(x, grad, energy=energy, divergence_step=stopped, active=active, norm_sum=kinetic,
                                         step_size=0.1, noise_std=0.4),
+        "adapt_": lambda: ef.ops.adapt_(x, counters, least=0.01, **learnt),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("op", ["propose_", "propose_, dense", "leapfrog_", "metropolis_", "metropolis_, dense", "baoab_",
-                                "swap_", "moments_", "guard_"])  # fmt: skip
+                                "swap_", "moments_", "guard_", "adapt_"])  # fmt: skip
 def test_op(op, device, seconds, record):
     calls = {"ebm_fast": ops_of_a_proposal(device)[op]}
     result = harness.race(calls, seconds=seconds / 6, device=device)
