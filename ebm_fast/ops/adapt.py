@@ -129,7 +129,7 @@ def _checked(x: Tensor, counters: Tensor, tensors: tuple[Tensor | None, ...], ta
         ("search, length, before, proposal and momentum", (search, length, before, proposal, momentum)),
     )
     for names, part in parts:
-        if len({t is None for t in part}) > 1:
+        if 0 < sum([t is None for t in part]) < len(part):
             raise ValueError(f"{names} go together: give all or none of them")
     if average is None and mean is None:
         raise ValueError("there is nothing to learn: give average or mean, each with its companions")
