@@ -1,11 +1,12 @@
 // What a warm-up learns, in float64: the formulas of one group of chains, one coordinate, one trajectory length.
 #pragma once
 #include <cmath>
+#include "chain.h"
 #include "macros.h"
 
 EBM_FAST_CORE_BEGIN
 
-constexpr int PROBABILITY = 3, COUNTERS_OF_CHAIN = 5;      // metropolis_'s counters
+constexpr int PROBABILITY = 3;      // of the counters
 
 // Nesterov's dual averaging as Hoffman and Gelman (2014) use it, of group g; returns log e of the next step.
 HD inline double dual_average(const AdaptParams& p, int64_t g, double count, double acceptance) {

@@ -21,7 +21,7 @@ template <class T>
 inline void weigh(const AdaptParams& p, double* weight, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
         const T *x = static_cast<const T*>(p.proposal) + i * p.dim, *v = static_cast<const T*>(p.momentum) + i * p.dim;
-        const double w = p.counters[i * COUNTERS_OF_CHAIN + PROBABILITY];
+        const double w = p.counters[i * COUNTERS + PROBABILITY];
         const bool fine = w > 0.0 && sum_of(p.dim, [&](int64_t j) { return double((x[j] - x[j]) + (v[j] - v[j])); }) == 0.0;
         weight[i] = fine ? w : 0.0;
     }
@@ -113,9 +113,8 @@ inline void set_step_sizes(const AdaptParams& p) {
     const int64_t members = p.chains / p.groups;
     T* step_size = static_cast<T*>(p.step_size);
     for (int64_t g = 0; g < p.groups; ++g) {
-        const double sum = sum_of(members, [&](int64_t i) {
-            return as_counted(p.counters[(i * p.groups + g) * COUNTERS_OF_CHAIN + PROBABILITY], p.least);
-        });
+        const double sum = sum_of(
+            members, [&](int64_t i) { return as_counted(p.counters[(i * p.groups + g) * COUNTERS + PROBABILITY], p.least); });
         const double acceptance = acceptance_of(sum / static_cast<double>(members), p.least);
         const T step = static_cast<T>(::exp(dual_average(p, g, count, acceptance)));
         if (p.groups == 1) *step_size = step;

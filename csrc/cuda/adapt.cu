@@ -8,7 +8,7 @@ namespace ebm_fast {
 namespace {
 
 __device__ inline double probability_of(const AdaptParams& p, int64_t chain) {
-    return p.counters[chain * COUNTERS_OF_CHAIN + PROBABILITY];
+    return p.counters[chain * COUNTERS + PROBABILITY];
 }
 
 // sum over i < n of term(i), by all threads of the thread block
