@@ -18,12 +18,18 @@ _WRITTEN = ("average", "average_count", "step_size", "mean", "squares", "count",
 _READ = ("proposal", "momentum", "scale")
 
 
+def _written(x: Tensor, counters: Tensor, args: tuple[Any, ...]) -> list[Tensor]:
+    """What a call writes, whose memory it has to itself."""
+    written = tuple(zip(_WRITTEN, args))
+    checks.refuse_unsafe(written, (("x", x), ("counters", counters), *zip(_READ, args[len(_WRITTEN) :])))
+    return [t for _, t in written if t is not None]
+
+
 def _impl(x: Tensor, counters: Tensor, *args: Any) -> None:
     if x.numel():
-        written = tuple(zip(_WRITTEN, args))
-        checks.refuse_unsafe(written, (("x", x), ("counters", counters), *zip(_READ, args[len(_WRITTEN) :])))
+        written = _written(x, counters, args)
         route("adapt_", x, args[-1])(x, counters, *args[:-1])
-        increment_version([t for _, t in written if t is not None])
+        increment_version(written)
 
 
 _op = define(
@@ -98,9 +104,7 @@ def adapt_steps(x: Tensor, counters: Tensor, *, backend: str | None = None, targ
     tensors["space"] = _space(x, tensors.get("search"))
     given = tuple(tensors.get(name) for name in _WRITTEN + _READ)
     numbers = _checked(x, counters, given, target, shrinkage, longest)
-    written = tuple(zip(_WRITTEN, given))
-    checks.refuse_unsafe(written, (("x", x), ("counters", counters), *zip(_READ, given[len(_WRITTEN) :])))
-    run, changed = bound("adapt_", _op, x, backend), [t for _, t in written if t is not None]
+    run, changed = bound("adapt_", _op, x, backend), _written(x, counters, given)
 
     def learn(least: float, fraction: float) -> None:
         run(x, counters, *given, *numbers, least, fraction)

@@ -74,13 +74,18 @@ def _runner(x: Tensor, backend: str, kind: str) -> Any:
     return implementation("chain_", name)
 
 
+def _written(x: Tensor, parameters: Tensor, args: Sequence[Any]) -> list[Tensor]:
+    """What a call writes, whose memory it has to itself."""
+    written = ("x", x), *((_NAMES[i], args[i]) for i in _WRITTEN if args[i] is not None)
+    checks.refuse_unsafe(written, (("parameters", parameters), *((_NAMES[i], args[i]) for i in _READ)))
+    return [t for _, t in written]
+
+
 def _impl(x: Tensor, parameters: Tensor, *args: Any) -> None:
     if x.numel() and args[_STEPS]:
-        written = ("x", x), *((_NAMES[i], args[i]) for i in _WRITTEN if args[i] is not None)
-        read = ("parameters", parameters), *((_NAMES[i], args[i]) for i in _READ)
-        checks.refuse_unsafe(written, read)
+        written = _written(x, parameters, args)
         _runner(x, args[-1], args[_KIND])(x, parameters, *args[:-1])
-        increment_version([t for _, t in written])
+        increment_version(written)
 
 
 _SCHEMA = (
@@ -238,9 +243,8 @@ def chain_steps(x: Tensor, descriptor: Descriptor, transition: str, **options: A
     """f(step, leapfrogs) that takes the one step that `chain_` takes with these arguments, for loops: checked here, once. Raises
     as `chain_`."""
     arguments = _arguments(x, descriptor, transition, **{**(chain_.__kwdefaults__ or {}), **options, "steps": 1})
-    written = ("x", x), *((_NAMES[i], arguments[i]) for i in _WRITTEN if arguments[i] is not None)
-    checks.refuse_unsafe(written, (("parameters", descriptor.parameters), *((_NAMES[i], arguments[i]) for i in _READ)))
-    changed, parameters = [t for _, t in written], descriptor.parameters
+    parameters = descriptor.parameters
+    changed = _written(x, parameters, arguments)
     call = _op if observed() or not x.numel() else None
     run = call or _runner(x, arguments[-1], descriptor.kind)
     given = arguments if call else arguments[:-1]

@@ -125,9 +125,7 @@ class Adapter:
             if step.ndim and self.groups == 1:  # of chains that had one each
                 step = step.log().mean().exp()
             self._begin(extra, step.expand(n if step.ndim else self.groups)[: self.groups].clone(), x, self.boldness)
-        d = x.shape[1:].numel()
-        shape = (d, d) if self.settings.mass == "dense" else x.shape[1:]
-        if self.settings.mass is not None and ("mass_mean" not in extra or extra["mass_squares"].shape != shape):
+        if self.settings.mass is not None and ("mass_mean" not in extra or extra["mass_squares"].shape != self._shape(x)):
             self._forget_moments(extra, x)
 
     def _begin(self, extra: dict[str, Tensor], step: Tensor, x: Tensor, boldness: float) -> None:
@@ -142,12 +140,14 @@ class Adapter:
         extra["step_size"] = step[0].clone() if self.groups == 1 else step.repeat(x.shape[0] // self.groups)
         self._bound.clear()
 
-    def _forget_moments(self, extra: dict[str, Tensor], x: Tensor) -> None:
+    def _shape(self, x: Tensor) -> tuple[int, ...]:
+        """Of the squares that the mass is made of."""
         event = x.shape[1:]
-        d = event.numel()
-        extra["mass_mean"] = torch.zeros(event, dtype=torch.float64, device=x.device)
-        shape = (d, d) if self.settings.mass == "dense" else event
-        extra["mass_squares"] = torch.zeros(shape, dtype=torch.float64, device=x.device)
+        return (event.numel(),) * 2 if self.settings.mass == "dense" else event
+
+    def _forget_moments(self, extra: dict[str, Tensor], x: Tensor) -> None:
+        extra["mass_mean"] = torch.zeros(x.shape[1:], dtype=torch.float64, device=x.device)
+        extra["mass_squares"] = torch.zeros(self._shape(x), dtype=torch.float64, device=x.device)
         extra["mass_count"] = torch.zeros((), dtype=torch.float64, device=x.device)
         self._bound.clear()
 
@@ -165,15 +165,16 @@ class Adapter:
             self._set_mass(state, transition)
 
     def _learn(self, transition: Any, age: int, settling: bool, gathers: bool) -> None:
-        state, dense = transition.state, self.settings.mass == "dense"
-        if self.settings.step_size or (gathers and not dense):
-            key = gathers and not dense
-            if key not in self._bound:
-                self._bound[key] = adapt_steps(state.x, transition.counters, backend=transition.backend, target=self.target,
-                                               shrinkage=self.shrinkage, **self._tensors(transition, key))  # fmt: skip
-            self._bound[key](self.least(settling, state.x.shape[0]), self._fraction(age))
-        if gathers and dense:
+        state = transition.state
+        if gathers and self.settings.mass == "dense":
             self._gather_dense(state)
+            gathers = False
+        if not (self.settings.step_size or gathers):
+            return
+        if gathers not in self._bound:
+            self._bound[gathers] = adapt_steps(state.x, transition.counters, backend=transition.backend, target=self.target,
+                                               shrinkage=self.shrinkage, **self._tensors(transition, gathers))  # fmt: skip
+        self._bound[gathers](self.least(settling, state.x.shape[0]), self._fraction(age))
 
     def _tensors(self, transition: Any, gathers: bool) -> dict[str, Any]:
         """What `adapt_` learns from and writes."""

@@ -15,7 +15,6 @@ from torch import Tensor
 import ebm_fast as ef
 from ebm_fast.ops import chain_
 from ebm_fast.ops.backend import native, why_not
-from ebm_fast.ops.chain import chain_steps
 
 pytestmark = pytest.mark.skipif(bool(why_not("cpu")), reason="the extension is not built")
 N, K = 37, 50
@@ -230,38 +229,6 @@ def test_a_chain_is_the_same_however_it_is_cut(name, move):
     thinned = run(target, x0, **{**options, "thin": 7})
     assert torch.equal(thinned.samples, whole.samples[6::7])
     assert torch.equal(thinned.energies, whole.energies[6::7])
-
-
-@pytest.mark.parametrize("move", MOVES)
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_a_step_that_is_bound_once_is_one_of_the_chain(move, backend):
-    """The step size is changed on the way: it is read at each step."""
-    target, size = TARGETS["rosenbrock"]
-    x0, sizes, ends = start(target), [step_of(move, size) / (1 + k % 3) for k in range(8)], []
-    lengths = [1 + k % 3 if move == "hmc" else MOVES[move].get("leapfrogs", 1) for k in range(8)]
-    for bound in (False, True):
-        how: dict[str, Any] = {**MOVES[move], "step_size": torch.empty(()), "backend": backend, "seed": 3, "chain_offset": 5}
-        how |= {"energy": torch.zeros(N), "grad": torch.zeros_like(x0), "counters": torch.zeros(N, 5, dtype=torch.float64)}
-        if move in ("ghmc", "baoab"):
-            how["momentum"] = normal(*x0.shape, seed=9)
-        x, take = x0.clone(), None
-        for k, length in enumerate(lengths):
-            how["step_size"].fill_(sizes[k])
-            if not bound:
-                chain_(x, target, steps=1, step=k + 2**40, **how | {"carried": k > 0, "leapfrogs": length})
-                continue
-            if k < 2:  # the first one carries nothing
-                take = chain_steps(x, target, **how | {"carried": k > 0})
-            version = x._version
-            take(k + 2**40, length)
-            assert x._version > version
-        ends.append({**how, "x": x})
-    for name, value in ends[0].items():
-        assert not isinstance(value, Tensor) or torch.equal(value, ends[1][name]), name
-    with pytest.raises(ValueError, match="grad overlaps x"):
-        chain_steps(x0, target, **how | {"grad": x0})
-    with pytest.raises(ValueError, match="x must have events of 3"):
-        chain_steps(torch.zeros(N, 2), target, **how)
 
 
 def test_event_shapes_and_the_counter_on_the_device():

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 from ops.cases import DTYPES, Drawn
+from ops.test_chain import MOVES, TARGETS, N, normal, start, step_of
 
 import ebm_fast as ef
+from ebm_fast.ops.backend import why_not
 from ebm_fast.ops.baoab import baoab_steps
+from ebm_fast.ops.chain import chain_steps
 from ebm_fast.ops.guard import guard_steps
 from ebm_fast.ops.leapfrog import leapfrog_steps
 from ebm_fast.ops.metropolis import metropolis_steps
@@ -143,3 +146,36 @@ def test_bound_ops_are_the_ops(name, dtype):
 def test_bad_arguments_are_named(bind, error, match):
     with pytest.raises(error, match=match):
         bind(tensors(torch.float32))
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.skipif(bool(why_not("cpu")), reason="the extension is not built")
+def test_a_step_that_is_bound_once_is_one_of_the_chain(move, backend):
+    """The step size is changed on the way: it is read at each step."""
+    target, size = TARGETS["rosenbrock"]
+    x0, sizes, ends = start(target), [step_of(move, size) / (1 + k % 3) for k in range(8)], []
+    lengths = [1 + k % 3 if move == "hmc" else MOVES[move].get("leapfrogs", 1) for k in range(8)]
+    for bound in (False, True):
+        how: dict[str, Any] = {**MOVES[move], "step_size": torch.empty(()), "backend": backend, "seed": 3, "chain_offset": 5}
+        how |= {"energy": torch.zeros(N), "grad": torch.zeros_like(x0), "counters": torch.zeros(N, 5, dtype=torch.float64)}
+        if move in ("ghmc", "baoab"):
+            how["momentum"] = normal(*x0.shape, seed=9)
+        x, take = x0.clone(), None
+        for k, length in enumerate(lengths):
+            how["step_size"].fill_(sizes[k])
+            if not bound:
+                ef.ops.chain_(x, target, steps=1, step=k + 2**40, **how | {"carried": k > 0, "leapfrogs": length})
+                continue
+            if k < 2:  # the first one carries nothing
+                take = chain_steps(x, target, **how | {"carried": k > 0})
+            version = x._version
+            take(k + 2**40, length)
+            assert x._version > version
+        ends.append({**how, "x": x})
+    for name, value in ends[0].items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(value, ends[1][name]), name
+    with pytest.raises(ValueError, match="grad overlaps x"):
+        chain_steps(x0, target, **how | {"grad": x0})
+    with pytest.raises(ValueError, match="x must have events of 3"):
+        chain_steps(torch.zeros(N, 2), target, **how)
